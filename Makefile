@@ -1,0 +1,77 @@
+# Becoming a Machine Learning Practitioner: `make help` lists the targets.
+# Needs Python 3.11 or newer, make and git; everything else is installed under .venv and .venv-book.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help book test lab execute refresh export bench clean pins
+
+PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 python3.11 python3 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
+JOBS   ?= 2
+# Windows keeps an environment's programs in Scripts, every other system in bin.
+BIN    := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+TEST   := .venv/$(BIN)
+BOOK   := .venv-book/$(BIN)
+# A kernel computes on one thread; two notebooks run side by side. See notebooks/90_honest_numbers.ipynb.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo "  TORCH_INDEX=URL  on Linux: where to take PyTorch from; PyTorch's own page shows the one for CPU:"
+	@echo "                   https://pytorch.org/get-started/locally/"
+
+book: .venv-book/done  ## build the pages (needs no torch) and say where they are
+	@bash -c '$(BOOK)/jupyter-book build . -W -n --keep-going --quiet'
+	@test -s _build/html/index.html || { echo "the build left no _build/html/index.html" >&2; exit 1; }
+	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+test: .venv/done  ## everything: export drift, every notebook strictly, the tests, the built site
+	@echo "== notebooks, strictly (nbval): outputs, results and order"
+	@$(TEST)/python tools/validate.py -n $(JOBS)
+	@echo "== the site, from a clean tree, and the tests"
+	@$(TEST)/python -m pytest -n $(JOBS) --dist loadfile tests
+
+lab: .venv/done  ## JupyterLab on the notebooks
+	@$(TEST)/jupyter lab --notebook-dir=notebooks
+
+execute: .venv/done  ## run notebooks in order in a fresh kernel and keep their outputs: NB=11_surprise, or all
+	@$(TEST)/python tools/execute.py $(NB)
+
+refresh: .venv/done  ## measure the published results again: NB=…, and REASON="…" where one leaves its tolerance
+	@$(TEST)/python tools/execute.py --refresh $(if $(REASON),--reason "$(REASON)") $(NB)
+
+export: .venv/done  ## write practitioner/ from the notebooks
+	@$(TEST)/nbdev-export
+
+bench: .venv/done  ## measure speeds, alone on the machine
+	@$(TEST)/python tools/bench.py
+
+clean:  ## remove what was built (the environments and the corpus cache stay)
+	rm -rf _build .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -o -name .ipynb_checkpoints | grep -v '^./.venv' | xargs rm -rf
+
+pins: .venv/done  ## renew constraints.txt from pyproject.toml
+	@$(TEST)/python -m pip install --quiet uv
+	@{ sed -n '1,/^$$/p' constraints.txt; $(TEST)/uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
+	  --constraint <(echo torch==$(shell sed -n 's/^torch==//p' constraints.txt)) --no-annotate --no-header \
+	  | grep -vE '^(nvidia-|cuda-|triton)'; } > constraints.new && mv constraints.new constraints.txt
+
+# `done` is newer than what it was made from, so a second run of any target installs nothing.
+.venv-book/done: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
+	@echo "== installing what builds the pages into .venv-book (about a minute, once)"
+	@$(PYTHON) -m venv .venv-book
+	@$(BOOK)/python -m pip install --quiet --upgrade pip
+	@$(BOOK)/python -m pip install --quiet --group book --constraint constraints.txt
+	@touch $@
+
+.venv/done: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
+	@echo "== installing what runs the notebooks into .venv (some minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(TEST)/python -m pip install --quiet --upgrade pip
+	@$(TEST)/python -m pip install --quiet torch --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(TEST)/python -m pip install --quiet --editable . --group test --constraint constraints.txt
+	@touch $@
