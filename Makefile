@@ -23,7 +23,7 @@ help:  ## this list
 	@echo "                   https://pytorch.org/get-started/locally/"
 
 book: .venv-book/done  ## build the pages (needs no torch) and say where they are
-	@bash -c '$(BOOK)/jupyter-book build . -W -n --keep-going --quiet'
+	@$(BOOK)/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }  # or the next build would forget the warning
 	@test -s _build/html/index.html || { echo "the build left no _build/html/index.html" >&2; exit 1; }
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 

@@ -1,0 +1,207 @@
+"""The built site: clean from a clean tree, every link good, and as a reader meets it in a real browser."""
+import functools
+import http.server
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+NOTEBOOKS = [page for page in PAGES if page.startswith("notebooks/")]
+
+
+def copy_sources(folder):
+    """A copy of what the pages are built from, without anything that was built."""
+    for name in ("_config.yml", "_toc.yml", "book", "notebooks", "data"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def build(folder, **environment):
+    """Build the book in `folder`, warnings as errors; returns the finished process."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")} | environment
+    program = pathlib.Path(sys.executable).with_name("jupyter-book")
+    return subprocess.run([program, "build", ".", "-W", "-n", "--keep-going"], cwd=folder, env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of pages, built from a clean copy."""
+    folder = copy_sources(tmp_path_factory.mktemp("book"))
+    done = build(folder)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return folder / "_build" / "html"
+
+
+def parse(file):
+    return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+
+
+def test_a_page_for_every_line_of_the_contents(site):
+    for page in PAGES:
+        assert (site / f"{page}.html").stat().st_size > 5000, page
+    assert (site / "index.html").exists() and (site / "sitemap.xml").exists()
+
+
+def test_every_internal_link_and_anchor_resolves(site):
+    """Follows each href and src of each page, within the site."""
+    pages = {file: parse(file) for file in site.rglob("*.html") if "_static" not in file.parts}
+    anchors = {file: {tag["id"] for tag in page.find_all(id=True)} for file, page in pages.items()}
+    broken, followed = [], 0
+    for file, page in pages.items():
+        for tag in page.find_all(["a", "img", "script", "link"]):
+            target = tag.get("href") or tag.get("src") or ""
+            if re.match(r"[a-z]+:|//", target) or not target or target == "#":
+                continue
+            path, _, anchor = target.partition("#")
+            goal = (file.parent / urllib.parse.unquote(path.split("?")[0])).resolve() if path else file
+            followed += 1
+            if not goal.exists() or (anchor and goal in anchors and anchor not in anchors[goal] and tag.name == "a"):
+                broken.append(f"{file.relative_to(site)}: {target}")
+    assert followed > 500
+    assert not broken, broken[:20]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_no_raw_markup_and_every_picture_has_an_alternative(site, page):
+    article = parse(site / f"{page}.html").find("article")
+    for code in article.find_all(["code", "pre"]):
+        code.decompose()
+    assert not re.search(r"\{(glue|numref|term|footcite|cite)|```|:::|\[\[", article.get_text()), page
+    for image in article.find_all("img"):
+        assert len(image.get("alt", "")) >= 40, image
+        assert not image["alt"].startswith("../_images"), image
+
+
+def test_numbers_in_the_narrative_are_those_of_the_results(site):
+    """The front page's glued numbers are the references, formatted."""
+    import json
+    results = json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))
+    text = parse(site / "book" / "index.html").find("article").get_text()
+    for name in ("conversations_kept", "conversations_raw"):
+        assert f"{results[name]['value']:,}" in text
+
+
+def test_a_number_that_no_notebook_publishes_fails_the_build(tmp_path):
+    folder = copy_sources(tmp_path)
+    page = folder / "book" / "errata.md"
+    page.write_text(page.read_text(encoding="utf-8") + "\n{glue:text}`../notebooks/11_surprise.ipynb::no_such_number:.2f`\n", encoding="utf-8")
+    done = build(folder)
+    assert done.returncode != 0 and "no_such_number" in done.stdout
+
+
+def test_in_a_fork_every_button_leads_to_the_fork(tmp_path):
+    folder = copy_sources(tmp_path)
+    done = build(folder, GITHUB_REPOSITORY="Student-42/my-course", GITHUB_REF_NAME="autumn")
+    assert done.returncode == 0, done.stdout[-4000:]
+    page = (folder / "_build" / "html" / "notebooks" / "11_surprise.html").read_text(encoding="utf-8")
+    assert "https://mybinder.org/v2/gh/Student-42/my-course/autumn?urlpath=lab/tree/notebooks/11_surprise.ipynb" in page
+    assert "https://colab.research.google.com/github/Student-42/my-course/blob/autumn/notebooks/11_surprise.ipynb" in page
+    assert 'rel="canonical" href="https://student-42.github.io/my-course/notebooks/11_surprise.html"' in page
+    buttons = BeautifulSoup(page, "html.parser").find(class_="article-header-buttons")
+    assert "YOUR_ACCOUNT" not in str(buttons)
+
+
+def test_it_builds_in_a_shallow_clone(tmp_path):
+    """What is committed is enough: a clone of depth 1 builds without a warning."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", clone], check=True)
+    done = build(clone)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (clone / "_build" / "html" / "index.html").exists()
+
+
+# In a browser
+
+def find_chromium():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    """The site over http on localhost; its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium. Without one the tests say so and are skipped; under CI they fail."""
+    program = find_chromium()
+    if program is None:
+        message = "NO CHROMIUM ON THIS MACHINE: the site was not looked at in a browser"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        chromium = playwright.chromium.launch(executable_path=program, args=flags)
+        yield chromium
+        chromium.close()
+
+
+def visit(browser, server, path, width=1280, scheme="light"):
+    """The page at `path`, what its console complained of, and what it asked of other hosts."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, complaints, strangers = context.new_page(), [], []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith((server, "data:")) else strangers.append(request.url))
+    page.goto(server + path, wait_until="networkidle")
+    return page, complaints, strangers
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_quiet_and_fits_wide_and_narrow(browser, server, page):
+    for width, scheme in (1280, "light"), (390, "dark"):
+        tab, complaints, strangers = visit(browser, server, f"{page}.html", width, scheme)
+        assert not complaints and not strangers, (complaints, strangers)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        broken = tab.evaluate("[...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src)")
+        assert not broken, broken
+        tab.context.close()
+
+
+def test_mathematics_is_typeset(browser, server):
+    tab, _, _ = visit(browser, server, "notebooks/11_surprise.html")
+    tab.wait_for_selector("mjx-container", timeout=20_000)
+    assert tab.locator("mjx-container").count() > 30
+    assert tab.locator("mjx-merror").count() == 0
+    tab.context.close()
+
+
+def test_search_finds_entropy(browser, server):
+    tab, _, _ = visit(browser, server, "search.html?q=entropy")
+    tab.wait_for_selector("#search-results li a", timeout=20_000)
+    assert any("Surprise" in text for text in tab.locator("#search-results li a").all_inner_texts())
+    tab.context.close()
+
+
+def test_the_contents_name_every_notebook():
+    """No notebook is forgotten in _toc.yml, and none that is named is missing."""
+    assert yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["root"] == "book/index"
+    assert sorted(NOTEBOOKS) == sorted(f"notebooks/{file.stem}" for file in (ROOT / "notebooks").glob("*.ipynb"))

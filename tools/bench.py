@@ -1,0 +1,83 @@
+"""Measure speeds and write them to data/speeds.json (`make bench`). Run it with nothing else on the machine.
+
+Each is the best of several repetitions, in the unit that stands beside it; the book publishes speeds from here only."""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from practitioner.book import machine, versions, write_atomically  # noqa: E402
+
+
+def best(function, repeat=3):
+    """The shortest of `repeat` calls, in seconds."""
+    times = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def corpus():
+    from practitioner.corpus import load_corpus
+
+    def first_time():
+        with tempfile.TemporaryDirectory() as folder:
+            load_corpus(folder)
+    return {"corpus, first time": (best(first_time), "s"), "corpus, cached": (best(load_corpus), "s")}
+
+
+def huffman():
+    from collections import Counter
+
+    from practitioner.corpus import load_corpus
+    from practitioner.information import decode, encode, huffman_code
+    text = load_corpus().text("test")
+    code = huffman_code(Counter(text))
+    bits = encode(text, code)
+    return {"Huffman, encode": (len(text) / best(lambda: encode(text, code)) / 1e6, "MB/s"),
+            "Huffman, decode": (len(text) / best(lambda: decode(bits, code)) / 1e6, "MB/s")}
+
+
+def book():
+    make = ["make", "--no-print-directory", "book"]
+    run = lambda: subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: E731
+    run()  # the environment, if it is missing
+
+    def clean():
+        shutil.rmtree(ROOT / "_build" / "html", ignore_errors=True)
+        shutil.rmtree(ROOT / "_build" / ".doctrees", ignore_errors=True)
+        run()
+    return {"pages, from a clean tree": (best(clean, 2), "s"), "pages, nothing changed": (best(run), "s")}
+
+
+def main():
+    groups = {"corpus": corpus, "huffman": huffman, "book": book}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
+    chosen = parser.parse_args().groups or list(groups)
+    if unknown := set(chosen) - set(groups):
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(groups)}")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
+    if load > 0.5:
+        print(f"warning: the load is {load:.1f}; these speeds are of a busy machine", file=sys.stderr)
+    file = ROOT / "data" / "speeds.json"
+    speeds = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for group in chosen:
+        for name, (value, unit) in groups[group]().items():
+            speeds[name] = {"value": float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions()}
+            print(f"{name:28} {value:8.3g} {unit}", flush=True)
+    write_atomically(file, json.dumps(speeds, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
