@@ -2,6 +2,8 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'practitioner'},
   'syms': { 'practitioner.book': { 'practitioner.book.ResultError': ('honest_numbers.html#resulterror', 'practitioner/book.py'),
+                                   'practitioner.book._compare': ('honest_numbers.html#_compare', 'practitioner/book.py'),
+                                   'practitioner.book._entry': ('honest_numbers.html#_entry', 'practitioner/book.py'),
                                    'practitioner.book._glue': ('honest_numbers.html#_glue', 'practitioner/book.py'),
                                    'practitioner.book._reference': ('honest_numbers.html#_reference', 'practitioner/book.py'),
                                    'practitioner.book.judge': ('honest_numbers.html#judge', 'practitioner/book.py'),
@@ -23,6 +25,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'practitioner.corpus.Corpus.text': ('corpus.html#corpus.text', 'practitioner/corpus.py'),
                                      'practitioner.corpus._distribution': ('corpus.html#_distribution', 'practitioner/corpus.py'),
                                      'practitioner.corpus._read_cache': ('corpus.html#_read_cache', 'practitioner/corpus.py'),
+                                     'practitioner.corpus._sift': ('corpus.html#_sift', 'practitioner/corpus.py'),
+                                     'practitioner.corpus._unseen': ('corpus.html#_unseen', 'practitioner/corpus.py'),
                                      'practitioner.corpus._write_cache': ('corpus.html#_write_cache', 'practitioner/corpus.py'),
                                      'practitioner.corpus.build_corpus': ('corpus.html#build_corpus', 'practitioner/corpus.py'),
                                      'practitioner.corpus.clean': ('corpus.html#clean', 'practitioner/corpus.py'),

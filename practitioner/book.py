@@ -7,29 +7,34 @@ __all__ = ['LIBRARIES', 'BLUE', 'ORANGE', 'GREEN', 'RED', 'PURPLE', 'SKY', 'GREY
            'machine', 'references_file', 'load_references', 'shown', 'result', 'seed', 'record', 'write_atomically',
            'use_style', 'label_line', 'judge']
 
-# %% ../notebooks/90_honest_numbers.ipynb #0359be6f
+# %% ../notebooks/90_honest_numbers.ipynb #e64c6e5a
 import datetime, difflib, json, math, os, pathlib, platform, tempfile
 import importlib.metadata
 
 class ResultError(Exception):
-    """A published number that cannot be stood by; the message names the number and what to do."""
+    """A published number that cannot be stood by.
+
+    The message names the number and says what to do."""
 
 def tolerance_of(value, spread):
     """How far a result may stray from its reference `value`, in the same unit.
 
-    Three times the `spread` seen between runs, and at least a millionth of the value, for rounding.
-    Raises `ResultError` where that is over a tenth of the value: a broken program would pass."""
+    Three times the `spread` seen between runs, and at least a millionth of the value, for
+    rounding. Raises `ResultError` where that is over a tenth of the value: a broken program
+    would pass."""
     tolerance = max(3 * spread, 1e-6 * abs(value), 1e-12)
     if tolerance > max(0.1 * abs(value), 1e-12):
-        raise ResultError(f"the spread {spread:.3g} is over a thirtieth of the value {value:.3g}: "
-                          "too noisy to publish. Average over more runs.")
+        raise ResultError(f"the spread {spread:.3g} is over a thirtieth of the value "
+                          f"{value:.3g}: too noisy to publish. Average over more runs.")
     return tolerance
 
-# %% ../notebooks/90_honest_numbers.ipynb #163a0ff6
+# %% ../notebooks/90_honest_numbers.ipynb #2c61497f
 LIBRARIES = ("numpy", "scipy", "matplotlib", "torch", "chitchat-dataset", "glin-profanity")
 
 def versions():
-    """The versions of Python and of the libraries that results may depend on; a missing one is left out."""
+    """The versions of Python and of the libraries that results may depend on.
+
+    A missing library is left out."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -38,41 +43,54 @@ def versions():
             pass
     return found
 
+# %% ../notebooks/90_honest_numbers.ipynb #d74f34cc
 def machine():
-    """The kind of machine, for a record: processor, cores and system, and nothing that names whose it is."""
+    """The kind of machine, for a record: processor, cores and system."""
     processor = platform.processor() or platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines()
+                 if line.startswith("model name")]
         processor = names[0] if names else processor
     return f"{processor}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
-# %% ../notebooks/90_honest_numbers.ipynb #af979bce
+# %% ../notebooks/90_honest_numbers.ipynb #e9c136e5
 def references_file():
-    """Where the references are: `data/results.json` beside the package, or what PRACTITIONER_RESULTS names."""
-    beside = pathlib.Path(__file__).parent.parent if "__file__" in globals() else pathlib.Path.cwd().parent
-    return pathlib.Path(os.environ.get("PRACTITIONER_RESULTS", beside / "data" / "results.json"))
+    """Where the references are: `data/results.json` beside the package.
 
+    PRACTITIONER_RESULTS names another file."""
+    inside = "__file__" in globals()  # in the package; a notebook has no file
+    beside = pathlib.Path(__file__).parent.parent if inside else pathlib.Path.cwd().parent
+    file = beside / "data" / "results.json"
+    return pathlib.Path(os.environ.get("PRACTITIONER_RESULTS", file))
+
+# %% ../notebooks/90_honest_numbers.ipynb #09a9e791
 def load_references(path=None):
-    """The published results: a dict from name to entry, with at least value, unit, tolerance and notebook.
+    """The published results: name to entry, with value, unit, tolerance, notebook and more.
 
-    Raises `ResultError`, naming the file and the fault, where it is missing, damaged or not usable."""
+    Raises `ResultError`, naming the file and the fault, where the file is missing, damaged
+    or not usable."""
     path = pathlib.Path(path or references_file())
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         for name, entry in entries.items():
-            if not (math.isfinite(entry["value"]) and math.isfinite(entry["tolerance"]) and entry["tolerance"] > 0):
-                raise ValueError(f"{name!r} needs a finite value and a tolerance above 0, not {entry}")
+            finite = math.isfinite(entry["value"]) and math.isfinite(entry["tolerance"])
+            if not (finite and entry["tolerance"] > 0):
+                raise ValueError(f"{name!r} needs a finite value and a tolerance above 0, "
+                                 f"not {entry}")
             entry["unit"], entry["notebook"]
     except FileNotFoundError:
         raise ResultError(f"no file of references at {path}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise ResultError(f"{path} is damaged: {type(fault).__name__}: {fault}. Restore it with `git checkout -- data/results.json`.") from None
+        raise ResultError(f"{path} is damaged: {type(fault).__name__}: {fault}. "
+                          "Restore it with `git checkout -- data/results.json`.") from None
     return entries
 
-# %% ../notebooks/90_honest_numbers.ipynb #24b37e6e
+# %% ../notebooks/90_honest_numbers.ipynb #ea80a90d
 def shown(value, tolerance=0.0):
-    """`value` as text: whole numbers with separators, others to four digits, fewer where `tolerance` is coarse."""
+    """`value` as text: whole numbers with separators, others to four digits.
+
+    Fewer digits are shown where `tolerance` is coarse."""
     if isinstance(value, int):
         return f"{value:,}"
     if value == 0:
@@ -83,97 +101,125 @@ def shown(value, tolerance=0.0):
         decimals = min(decimals, -math.floor(math.log10(tolerance)))
     return f"{value:,.{max(decimals, 0)}f}"
 
-# %% ../notebooks/90_honest_numbers.ipynb #0481566e
+# %% ../notebooks/90_honest_numbers.ipynb #3ba74cc5
 _published = set()
 
 def result(name, value, unit=""):
     """Publish a measured number: show its reference, and compare `value` with it.
 
     `name` is unique in the book; `unit` is part of what is published.
-    Where `value` is outside the tolerance, a reader is told; under test (PRACTITIONER_MODE=test) `ResultError` is raised.
-    Always raises `ResultError` for a value that is not finite, for a name without a reference, and for another unit."""
+    Where `value` is outside the tolerance, a reader is told; under test
+    (PRACTITIONER_MODE=test) `ResultError` is raised. It is always raised for a value that
+    is not finite, for a name without a reference, and for another unit."""
     mode = os.environ.get("PRACTITIONER_MODE", "read")
     value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise ResultError(f"{name} = {value!r} is not a finite number")
     if mode != "read" and name in _published:
-        raise ResultError(f"{name!r} is published twice in this notebook: each result needs a name of its own")
+        raise ResultError(f"{name!r} is published twice in this notebook: "
+                          "each result needs a name of its own")
     _published.add(name)
     if log := os.environ.get("PRACTITIONER_MEASURED"):
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps({"name": name, "value": value, "unit": unit}) + "\n")
     if mode == "measure":
         print(f"{name}: {shown(value)} {unit}".rstrip())
-        return
-    entry = _reference(name, unit)
-    reference, tolerance = entry["value"], entry["tolerance"]
+    else:
+        reference = _reference(name, unit)
+        _compare(name, value, reference, strict=mode == "test")
+        _glue(name, reference["value"])
+
+# %% ../notebooks/90_honest_numbers.ipynb #4dc140b2
+def _compare(name, value, entry, strict):
+    reference, tolerance, unit = entry["value"], entry["tolerance"], entry["unit"]
     line = f"{shown(reference, tolerance)} {unit}".rstrip()
     if abs(value - reference) <= tolerance:
         print(f"{name}: {line}")
-    elif mode == "test":
-        raise ResultError(f"{name}: measured {value!r}, but the book says {reference!r} ± {tolerance:.3g} {unit}".rstrip())
+    elif strict:
+        raise ResultError(f"{name}: measured {value!r}, but the book says "
+                          f"{reference!r} ± {tolerance:.3g} {unit}".rstrip())
     else:
         print(f"{name}: yours {shown(value, tolerance)}, the book's {line}")
-    _glue(name, reference)
 
-# %% ../notebooks/90_honest_numbers.ipynb #cf0ee9d5
+# %% ../notebooks/90_honest_numbers.ipynb #92191861
 def _reference(name, unit):
     entries = load_references()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1)
-        raise ResultError(f"no reference is called {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") +
-                          " A new one is measured by `make refresh NB=<its notebook>`.")
-    if unit != entries[name]["unit"]:
-        raise ResultError(f"{name} is published in {entries[name]['unit']!r}, not in {unit!r}")
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ResultError(f"no reference is called {name!r}{hint} "
+                          "A new one is measured by `make refresh NB=<its notebook>`.")
+    published = entries[name]["unit"]
+    if unit != published:
+        raise ResultError(f"{name} is published in {published!r}, not in {unit!r}")
     return entries[name]
 
+# %% ../notebooks/90_honest_numbers.ipynb #11a96a5a
 def _glue(name, value):
     from IPython import get_ipython
     from IPython.display import display
     if get_ipython() is not None:
         hidden = "application/papermill.record/"
-        display({hidden + "text/plain": repr(value)}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": hidden}})
+        display({hidden + "text/plain": repr(value)}, raw=True,
+                metadata={"scrapbook": {"name": name, "mime_prefix": hidden}})
 
-# %% ../notebooks/90_honest_numbers.ipynb #c5a15fde
+# %% ../notebooks/90_honest_numbers.ipynb #9c77dc8d
 def seed():
-    """The seed for whatever is random in a notebook; `make refresh` varies it to see how far a result strays."""
+    """The seed for whatever is random in a notebook.
+
+    `make refresh` varies it to see how far a result strays."""
     return int(os.environ.get("PRACTITIONER_SEED", "0"))
 
-# %% ../notebooks/90_honest_numbers.ipynb #3639ed22
+# %% ../notebooks/90_honest_numbers.ipynb #00b68f42
 def record(notebook, runs, reason="", path=None):
-    """Write what `notebook` measured into the file of references, atomically; returns the names that changed.
+    """Write what `notebook` measured into the file of references; returns the names.
 
-    `runs` is a list of dicts, name to (value, unit), the usual run first: it gives the values, the others the spread.
-    Raises `ResultError`, and writes nothing, where a value leaves its old tolerance and no `reason` is given, where a
-    name belongs to another notebook, or where a run did not measure the same names."""
+    `runs` is a list of dicts, name to (value, unit). The first is the usual run and gives
+    the values, the others give the spread. Names that the notebook no longer measures are
+    removed, and are among those returned.
+    Raises `ResultError`, and writes nothing, where a value leaves its old tolerance and no
+    `reason` is given, where a name belongs to another notebook, or where a run did not
+    measure the same names."""
     path = pathlib.Path(path or references_file())
     entries = load_references(path) if path.exists() else {}
-    usual, changed = runs[0], []
-    for name, (value, unit) in usual.items():
+    for name in runs[0]:
         if any(name not in run for run in runs):
             raise ResultError(f"{name} was not measured in every run")
-        old = entries.get(name)
-        if old and old["notebook"] != notebook:
-            raise ResultError(f"{name!r} is published by {old['notebook']} already: choose another name")
-        moved = old is not None and abs(value - old["value"]) > old["tolerance"]
-        if moved and not reason:
-            raise ResultError(f"{name}: {value!r} is outside {old['value']!r} ± {old['tolerance']:.3g}. "
-                              'If that is right, say why: make refresh REASON="…"')
-        spread = max(abs(run[name][0] - value) for run in runs)
-        entry = dict(value=value, unit=unit, tolerance=tolerance_of(value, spread), spread=spread, runs=len(runs),
-                     notebook=notebook, versions=versions(), machine=machine(), date=str(datetime.date.today()))
-        entry["history"] = (old or {}).get("history", [])
-        if moved:
-            entry["history"] = entry["history"] + [dict(value=old["value"], date=old["date"], reason=reason)]
-        entries[name], changed = entry, changed + [name]
-    gone = [name for name, entry in entries.items() if entry["notebook"] == notebook and name not in usual]
+        values, unit = [run[name][0] for run in runs], runs[0][name][1]
+        entries[name] = _entry(notebook, name, values, unit, entries.get(name), reason)
+    gone = [name for name, entry in entries.items()
+            if entry["notebook"] == notebook and name not in runs[0]]
     for name in gone:
         del entries[name]
-    write_atomically(path, json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    return changed + gone
+    text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomically(path, text + "\n")
+    return list(runs[0]) + gone
 
+# %% ../notebooks/90_honest_numbers.ipynb #a31052b5
+def _entry(notebook, name, values, unit, old, reason):
+    value, history = values[0], []
+    if old:
+        history = old.get("history", [])
+        if old["notebook"] != notebook:
+            raise ResultError(f"{name!r} is published by {old['notebook']} already: "
+                              "choose another name")
+        if abs(value - old["value"]) > old["tolerance"]:
+            if not reason:
+                raise ResultError(f"{name}: {value!r} is outside "
+                                  f"{old['value']!r} ± {old['tolerance']:.3g}. "
+                                  'If that is right, say why: make refresh REASON="…"')
+            history = history + [dict(value=old["value"], date=old["date"], reason=reason)]
+    spread = max(abs(other - value) for other in values)
+    return dict(value=value, unit=unit, tolerance=tolerance_of(value, spread),
+                spread=spread, runs=len(values), notebook=notebook, versions=versions(),
+                machine=machine(), date=str(datetime.date.today()), history=history)
+
+# %% ../notebooks/90_honest_numbers.ipynb #1a0ba2ba
 def write_atomically(path, text):
-    """Write `text` to `path` so that a reader sees the old file or the new one, whole, even after a crash."""
+    """Write `text` to `path` so that a reader sees the old file or the new one, whole.
+
+    That holds even after a crash in the middle."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
@@ -188,37 +234,45 @@ def write_atomically(path, text):
         os.unlink(temporary)
         raise
 
-# %% ../notebooks/90_honest_numbers.ipynb #fc8a67b7
+# %% ../notebooks/90_honest_numbers.ipynb #3f873901
 import matplotlib.pyplot as plt
 from matplotlib import colors
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#6b7280"
+BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#6b7280"
 
 def use_style():
-    """Set the book's figure style for this session: size in inches, colours, no frame, a light grid."""
+    """Set the book's figure style for this session: sizes, colours, no frame, a grid."""
     plt.rcParams.update({
-        "figure.figsize": (7.2, 3.4), "figure.dpi": 144, "figure.constrained_layout.use": True,
-        "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
-        "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "axes.labelcolor": "#222222",
+        "figure.figsize": (7.2, 3.4), "figure.dpi": 144,
+        "figure.constrained_layout.use": True, "lines.linewidth": 1.8,
+        "figure.facecolor": "white", "axes.facecolor": "white",
+        "savefig.facecolor": "white", "legend.frameon": False,
+        "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10,
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888",
-        "axes.grid": True, "grid.color": "#e5e7eb", "grid.linewidth": 0.8, "axes.axisbelow": True,
-        "xtick.color": "#444444", "ytick.color": "#444444", "legend.frameon": False, "lines.linewidth": 1.8,
+        "axes.grid": True, "axes.axisbelow": True,
+        "grid.color": "#e5e7eb", "grid.linewidth": 0.8,
+        "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444",
         "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY]),
     })
 
-# %% ../notebooks/90_honest_numbers.ipynb #908b061a
+# %% ../notebooks/90_honest_numbers.ipynb #d0d8e4db
 def label_line(axes, text, x, y, color, **options):
-    """Write `text` beside the point (`x`, `y`), in a darker shade of the colour of the line it names."""
+    """Write `text` beside the point (`x`, `y`), in a darker shade of its line's `color`."""
     shade = [0.65 * channel for channel in colors.to_rgb(color)]
-    axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", color=shade, va="center", annotation_clip=False, **options)
+    axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", color=shade,
+                  va="center", annotation_clip=False, **options)
 
-# %% ../notebooks/90_honest_numbers.ipynb #19e10bef
+# %% ../notebooks/90_honest_numbers.ipynb #ebc6f672
 def judge(check, attempt):
-    """Run `check` on the reader's `attempt` and say how it went; a stub raises NotImplementedError."""
+    """Run `check` on the reader's `attempt` and say how it went.
+
+    A stub that is not filled in raises NotImplementedError."""
     try:
         check(attempt)
     except NotImplementedError:
-        print(f"{attempt.__name__}: not attempted yet. Write it in the cell above, then run this one again.")
+        print(f"{attempt.__name__}: not attempted yet. "
+              "Write it in the cell above, then run this one again.")
     except AssertionError as wrong:
         print(f"{attempt.__name__}: not yet. {wrong}")
     else:

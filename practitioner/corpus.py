@@ -8,8 +8,9 @@ __all__ = ['DETAILS', 'VERSIONS', 'INNOCENT_HERE', 'SEXUAL', 'SELF_HARM', 'ROLES
            'shared_shingles', 'near_duplicates', 'serialise', 'parse', 'split_of', 'Corpus', 'build_corpus', 'recipe',
            'load_corpus']
 
-# %% ../notebooks/10_corpus.ipynb #d76e4725
-import functools, hashlib, importlib.metadata, inspect, json, os, pathlib, re, unicodedata, warnings
+# %% ../notebooks/10_corpus.ipynb #7ca8d0e4
+import functools, hashlib, importlib.metadata, inspect, json, os, pathlib, re
+import unicodedata, warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,45 +20,60 @@ from scipy import sparse
 from .book import write_atomically
 
 def clean(text):
-    """`text` in Unicode's normal form C, without control or format characters, with single spaces."""
-    text = unicodedata.normalize("NFC", text)
-    if not text.isprintable():
-        text = "".join(" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else
-                       "" if unicodedata.category(character) in ("Cf", "Cs", "Co", "Cn") else character for character in text)
-    return " ".join(text.split())
+    """`text` in Unicode's normal form C, on one line, with single spaces.
 
-# %% ../notebooks/10_corpus.ipynb #f7938c6e
+    Control characters become spaces; format characters and the like are left out."""
+    if not text.isprintable():
+        kinds = [(character, unicodedata.category(character)) for character in text]
+        text = "".join(" " if kind in ("Cc", "Zl", "Zp") else character
+                       for character, kind in kinds if kind not in ("Cf", "Cs", "Co", "Cn"))
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+# %% ../notebooks/10_corpus.ipynb #936c0a6b
 DETAILS = [(label, needs, re.compile(pattern)) for label, needs, pattern in [
     ("[email]", "@", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    ("[url]", ".", r"(?i)(?:https?://|www\.)\S+|\b(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov|io|games)\b(?:/\S*)?"),
+    ("[url]", ".", r"(?i)(?:https?://|www\.)\S+"
+                   r"|\b(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov|io|games)\b(?:/\S*)?"),
     ("[handle]", "@", r"(?<!\w)@\w[\w.]*\w"),
-    ("[handle]", "", r"(?i)(?P<keep>\b(?:insta(?:gram)?|ig|snap(?:chat)?|twitter|discord|skype)(?: name| handle)?(?: is|:)? )(?=\w*[\d_.]\w)[\w.]+"),
+    ("[handle]", "", r"(?i)(?P<keep>\b"
+                     r"(?:insta(?:gram)?|ig|snap(?:chat)?|twitter|discord|skype)"
+                     r"(?: name| handle)?(?: is|:)? )(?=\w*[\d_.]\w)[\w.]+"),
     ("[handle]", "_0123456789", r"(?i)\b(?:[a-z]{3,}\d{2,}|[a-z]\w*_\w*[a-z]\w*)\b"),
-    ("[phone]", "0123456789", r"(?<![\w.])(?:\+?1[-. ]?)?(?:\(\d{3}\) ?|\d{3}[-. ])?\d{3}[-. ]\d{4}(?!\w)"),
+    ("[phone]", "0123456789", r"(?<![\w.])(?:\+?1[-. ]?)?(?:\(\d{3}\) ?|\d{3}[-. ])?"
+                              r"\d{3}[-. ]\d{4}(?!\w)"),
     ("[number]", "0123456789", r"\d{7,}"),
-    ("[name]", "", r"(?P<keep>\b(?:[Mm]y (?:full )?name is|[Cc]all me|[Ff]ind me(?: as| under)?|[Ll]ook me up(?: as)?|I'?m|I am) )[A-Z][a-z]+(?: [A-Z][a-z]+){1,2}\b"),
+    ("[name]", "", r"(?P<keep>\b(?:[Mm]y (?:full )?name is|[Cc]all me"
+                   r"|[Ff]ind me(?: as| under)?|[Ll]ook me up(?: as)?|I'?m|I am) )"
+                   r"[A-Z][a-z]+(?: [A-Z][a-z]+){1,2}\b"),
 ]]
 
+# %% ../notebooks/10_corpus.ipynb #fb1eb321
 def mask(text):
-    """`text` with personal details replaced by placeholders such as [email]; see DETAILS for what counts as one.
+    """`text` with personal details replaced by placeholders such as [email].
 
-    A full name is masked where its owner introduces it; a first name alone stays. Masking twice changes nothing more."""
+    DETAILS says what counts as one. A full name is masked where its owner introduces it;
+    a first name alone stays. Masking twice changes nothing more."""
     for label, needs, pattern in DETAILS:
         if not needs or any(character in text for character in needs):
-            text = pattern.sub(lambda found: (found.groupdict().get("keep") or "") + label, text)
+            kept = lambda found: (found.groupdict().get("keep") or "") + label
+            text = pattern.sub(kept, text)
     return text
 
-# %% ../notebooks/10_corpus.ipynb #ba48d984
+# %% ../notebooks/10_corpus.ipynb #7538b5b1
 @dataclass(frozen=True)
 class Conversation:
-    """Two people, in turns: `turns[0]` is by `speakers[0]`, `turns[1]` by `speakers[1]`, and so on, alternating."""
+    """Two people, in turns that alternate.
+
+    `turns[0]` is by `speakers[0]`, `turns[1]` by `speakers[1]`, and so on."""
     id: str
     turns: tuple
     speakers: tuple
     prompt: str = ""
 
 def merge(messages):
-    """(sender, text) pairs in order, without empty texts, neighbours by one sender joined by a space."""
+    """(sender, text) pairs in order, without empty texts.
+
+    Neighbours by one sender become one pair, their texts joined by a space."""
     merged = []
     for sender, text in messages:
         if text and merged and merged[-1][0] == sender:
@@ -66,45 +82,67 @@ def merge(messages):
             merged.append((sender, text))
     return merged
 
+# %% ../notebooks/10_corpus.ipynb #edf7cea4
 def read_conversation(id, entry):
-    """A conversation of the raw file as (sender, text) turns: cleaned, merged and masked."""
-    messages = [(message["sender"], clean(message["text"])) for turn in entry["messages"] for message in turn]
+    """A conversation of the raw file as (sender, text) turns: cleaned, merged, masked."""
+    messages = [(message["sender"], clean(message["text"]))
+                for turn in entry["messages"] for message in turn]
     return [(sender, mask(text)) for sender, text in merge(messages)]
 
-# %% ../notebooks/10_corpus.ipynb #bd443f2a
+# %% ../notebooks/10_corpus.ipynb #43c67425
 def word_list():
-    """The English word list of the package glin-profanity: a sorted list of lower-case words and phrases."""
-    file = _distribution("glin-profanity").locate_file("glin_profanity/data/dictionaries/english.json")
-    return sorted({word.lower() for word in json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["words"]})
+    """The English words of the package glin-profanity, in lower case and sorted.
+
+    Some are phrases. Raises ModuleNotFoundError where the package is not installed."""
+    package = _distribution("glin-profanity")
+    file = package.locate_file("glin_profanity/data/dictionaries/english.json")
+    content = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
+    return sorted({word.lower() for word in content["words"]})
+
+VERSIONS = {"chitchat-dataset": "0.9.0", "glin-profanity": "4.1.0"}
 
 def _distribution(name):
     try:
         return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-        raise ModuleNotFoundError(f"the corpus needs the package {name}, which is not installed: pip install {name}=={VERSIONS[name]}") from None
+        raise ModuleNotFoundError(
+            f"the corpus needs the package {name}, which is not installed: "
+            f"pip install {name}=={VERSIONS[name]}") from None
 
-VERSIONS = {"chitchat-dataset": "0.9.0", "glin-profanity": "4.1.0"}
-
+# %% ../notebooks/10_corpus.ipynb #ca85f2c3
 def listed_words(text, words):
-    """Those of the set `words` (words and phrases) that stand in the lower-case `text` as whole words."""
-    candidates = words.intersection(re.findall("[a-z0-9]+", text)) | {word for word in words if not word.isalnum() and word in text}
-    return {word for word in candidates if re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", text)}
+    """Those of the set `words` that stand in the lower-case `text` as whole words.
 
-# %% ../notebooks/10_corpus.ipynb #813736cd
+    An element of `words` may be a phrase of several words."""
+    candidates = words.intersection(re.findall("[a-z0-9]+", text))
+    candidates |= {word for word in words if not word.isalnum() and word in text}
+    return {word for word in candidates
+            if re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", text)}
+
+# %% ../notebooks/10_corpus.ipynb #ffca0e91
 INNOCENT_HERE = {
-    "suck", "sucks", "butt", "hardcore", "hard core", "girl on", "bs", "domination", "poof", "scat", "snatch", "spunk", "pissed", "hoe", "tit",
-    "tied up", "big black", "mf", "xxx", "cum", "dick", "playboy", "bondage", "escort", "fingering", "snowballing", "dingleberries",
-    "tainted love", "how to kill", "tongue in a", "barenaked", "tosser", "wtf", "lmfao", "shit", "ass", "topless", "nudity"}
-SEXUAL = re.compile(r"\bsexual|\brap(?:ist|ed)\b|\bmolest(?!and)|\bprostitut|\bhorny\b|\bporn")
-SELF_HARM = re.compile(r"\bsuicid|\bself[- ]?harm|\bkill(?:ed|ing)? (?:my|your|him|her|them)sel(?:f|ves)\b|\boverdos|\beating disorder|\banorexi|\bbulimi|\bcut(?:ting)? my wrist")
+    "suck", "sucks", "butt", "hardcore", "hard core", "girl on", "bs", "domination",
+    "poof", "scat", "snatch", "spunk", "pissed", "hoe", "tit", "tied up", "big black",
+    "mf", "xxx", "cum", "dick", "playboy", "bondage", "escort", "fingering",
+    "snowballing", "dingleberries", "tainted love", "how to kill", "tongue in a",
+    "barenaked", "tosser", "wtf", "lmfao", "shit", "ass", "topless", "nudity"}
+SEXUAL = re.compile(r"\bsexual|\brap(?:ist|ed)\b|\bmolest(?!and)|\bprostitut"
+                    r"|\bhorny\b|\bporn")
+SELF_HARM = re.compile(r"\bsuicid|\bself[- ]?harm"
+                       r"|\bkill(?:ed|ing)? (?:my|your|him|her|them)sel(?:f|ves)\b"
+                       r"|\boverdos|\beating disorder|\banorexi|\bbulimi"
+                       r"|\bcut(?:ting)? my wrist")
 
 def unsafe(text, words):
-    """Why a conversation's `text` is left out: a subset of {"word list", "sexual", "self-harm"}, empty where nothing was found."""
+    """Why a conversation's `text` is left out, given the set of listed `words`.
+
+    A subset of {"word list", "sexual", "self-harm"}, empty where nothing was found."""
     text = text.lower()
-    reasons = {"word list": listed_words(text, words), "sexual": SEXUAL.search(text), "self-harm": SELF_HARM.search(text)}
+    reasons = {"word list": listed_words(text, words),
+               "sexual": SEXUAL.search(text), "self-harm": SELF_HARM.search(text)}
     return {reason for reason, found in reasons.items() if found}
 
-# %% ../notebooks/10_corpus.ipynb #a08fc812
+# %% ../notebooks/10_corpus.ipynb #be594723
 @functools.cache
 def word_hash(word):
     """A 64-bit hash of `word`, the same in every process."""
@@ -112,44 +150,65 @@ def word_hash(word):
 
 def shingles(text, n):
     """The set of runs of `n` words of `text`, as a sorted array of 64-bit hashes."""
-    words = np.array([word_hash(word) for word in re.findall(r"[\w']+", text.lower())], dtype=np.uint64)
+    words = [word_hash(word) for word in re.findall(r"[\w']+", text.lower())]
+    words = np.array(words, dtype=np.uint64)
     if len(words) < n:
         return np.zeros(0, np.uint64)
-    runs = np.zeros(len(words) - n + 1, np.uint64)
+    count = len(words) - n + 1
+    runs = np.zeros(count, np.uint64)
     for offset in range(n):  # a polynomial in an odd number, modulo 2**64
-        runs = runs * np.uint64(0x9E3779B97F4A7C15) + words[offset:len(words) - n + 1 + offset]
+        runs = runs * np.uint64(0x9E3779B97F4A7C15) + words[offset:offset + count]
     return np.unique(runs)
 
+# %% ../notebooks/10_corpus.ipynb #3d6f7b5f
 def shared_shingles(texts, n=5):
-    """How many shingles each two texts share, as a symmetric sparse matrix (texts, texts), and how many each text has."""
+    """How many shingles each two texts share, and how many each text has.
+
+    The first is a symmetric sparse matrix (texts, texts), the second an array (texts,)."""
+    if not texts:
+        raise ValueError("there are no texts to compare")
     sets = [shingles(text, n) for text in texts]
     sizes = np.array([len(s) for s in sets])
-    _, column, count = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)
+    _, column, count = np.unique(np.concatenate(sets),
+                                 return_inverse=True, return_counts=True)
     row = np.repeat(np.arange(len(sets)), sizes)
     several = count[column] > 1  # a shingle of one text only cannot be shared
-    matrix = sparse.csr_matrix((np.ones(several.sum(), np.int32), (row[several], column[several])), shape=(len(sets), len(count)))
+    ones = np.ones(several.sum(), np.int32)
+    matrix = sparse.csr_matrix((ones, (row[several], column[several])),
+                               shape=(len(sets), len(count)))
     return matrix @ matrix.T, sizes
 
+# %% ../notebooks/10_corpus.ipynb #8b55ce40
 def near_duplicates(texts, n=5, threshold=0.5):
-    """Pairs (i, j, containment) with i < j whose smaller set of shingles is contained in the other's by `threshold` or more."""
+    """Pairs (i, j, containment), i < j, of texts that are nearly the same.
+
+    They are those whose smaller set of shingles is contained in the other's by
+    `threshold` or more."""
     shared, sizes = shared_shingles(texts, n)
     pairs = sparse.triu(shared, k=1).tocoo()
     containment = pairs.data / np.minimum(sizes[pairs.row], sizes[pairs.col])
     near = containment >= threshold
-    return list(zip(pairs.row[near].tolist(), pairs.col[near].tolist(), containment[near].tolist()))
+    return sorted(zip(pairs.row[near].tolist(), pairs.col[near].tolist(),
+                      containment[near].tolist()))
 
-# %% ../notebooks/10_corpus.ipynb #98354c8e
+# %% ../notebooks/10_corpus.ipynb #a2a7b752
 ROLES = ("A", "B")
 
 def serialise(turns):
-    """Turns (texts in order, speakers alternating, A first) as the book's text format; raises ValueError on a turn that is not one line of text."""
+    """Turns (texts in order, speakers alternating, A first) as the book's text format.
+
+    Raises ValueError on a turn that is not one line of text."""
     for turn in turns:
         if not turn.strip() or len(turn.splitlines()) != 1:
             raise ValueError(f"a turn is one line that is not empty, not {turn!r}")
-    return "".join(f"{ROLES[place % 2]}: {turn}\n" for place, turn in enumerate(turns)) + "\n"
+    lines = [f"{ROLES[place % 2]}: {turn}\n" for place, turn in enumerate(turns)]
+    return "".join(lines) + "\n"
 
+# %% ../notebooks/10_corpus.ipynb #4a7332e4
 def parse(text):
-    """The conversations in `text`, each a list of turns: the inverse of `serialise`. Raises ValueError, with the line, where it is not in the format."""
+    """The conversations in `text`, each a list of turns: the inverse of `serialise`.
+
+    Raises ValueError, with the line, where the text is not in the format."""
     conversations, turns = [], []
     lines = text.split("\n")
     if text and lines.pop() != "":
@@ -162,23 +221,29 @@ def parse(text):
         elif line.startswith(role) and line[len(role):].strip():
             turns.append(line[len(role):])
         else:
-            raise ValueError(f"line {number}: expected {role!r} and a turn" + (" or an empty line" if turns else "") + f", found {line[:40]!r}")
+            expected = f"{role!r} and a turn" + (" or an empty line" if turns else "")
+            raise ValueError(f"line {number}: expected {expected}, found {line[:40]!r}")
     if turns:
-        raise ValueError(f"line {len(lines)}: the last conversation is not ended by an empty line")
+        raise ValueError(f"line {len(lines)}: "
+                         "the last conversation is not ended by an empty line")
     return conversations
 
-# %% ../notebooks/10_corpus.ipynb #12b86ee7
+# %% ../notebooks/10_corpus.ipynb #d207db5c
 SPLITS = ("train", "validation", "test")
 
 def split_of(id):
-    """The split that a conversation belongs to, by the SHA-256 of its id: one twentieth each to validation and test."""
+    """The split that a conversation belongs to, by the SHA-256 of its id.
+
+    One twentieth each goes to validation and to test."""
     part = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") % 20
     return {0: "validation", 1: "test"}.get(part, "train")
 
-# %% ../notebooks/10_corpus.ipynb #2803fa8d
+# %% ../notebooks/10_corpus.ipynb #f50907a0
 @dataclass
 class Corpus:
-    """The cleaned conversations by split, one-sided ones as plain `monologues`, and what cleaning cost in `report`."""
+    """The cleaned conversations by split, and what was left over.
+
+    One-sided ones are plain `monologues`; what cleaning cost is in `report`."""
     train: list
     validation: list
     test: list
@@ -186,19 +251,23 @@ class Corpus:
     report: dict = field(repr=False, default_factory=dict)
 
     def text(self, split):
-        """The whole split in the book's text format; raises ValueError for an unknown split."""
+        """The whole split in the book's text format; ValueError if it is unknown."""
         if split not in SPLITS:
             raise ValueError(f"there is no split {split!r}: one of {', '.join(SPLITS)}")
-        return "".join(serialise(conversation.turns) for conversation in getattr(self, split))
+        conversations = getattr(self, split)
+        return "".join(serialise(conversation.turns) for conversation in conversations)
 
     def digest(self, split):
-        """The SHA-256 of the split's UTF-8 bytes: two corpora with the same digest are the same to the byte."""
+        """The SHA-256 of the split's UTF-8 bytes.
+
+        Two corpora with the same digest are the same to the byte."""
         return hashlib.sha256(self.text(split).encode()).hexdigest()
 
-def build_corpus(raw, words):
-    """Clean, mask, filter, deduplicate and split `raw` (id to entry of the package's file), given the unsafe `words`."""
-    words = set(words) - INNOCENT_HERE
-    kept, one_sided, report = [], [], dict.fromkeys(("empty", "one-sided", "under four turns", "unsafe", "near-duplicate"), 0)
+# %% ../notebooks/10_corpus.ipynb #938e971b
+def _sift(raw, words):
+    """The conversations of `raw` to keep, the one-sided ones, and counts of the others."""
+    reasons = ("empty", "one-sided", "under four turns", "unsafe", "near-duplicate")
+    kept, one_sided, report = [], [], dict.fromkeys(reasons, 0)
     for id, entry in raw.items():
         turns = read_conversation(id, entry)
         texts = tuple(text for _, text in turns)
@@ -213,48 +282,90 @@ def build_corpus(raw, words):
         elif unsafe("\n".join(texts), words):
             report["unsafe"] += 1
         else:
-            kept.append(Conversation(id, texts, (turns[0][0], turns[1][0]), entry.get("prompt") or ""))
-    kept.sort(key=lambda conversation: -SPLITS.index(split_of(conversation.id)))  # test first; the order within a split stays
-    copies = {later for _, later, _ in near_duplicates([" ".join(conversation.turns) for conversation in kept])}
+            speakers = (turns[0][0], turns[1][0])
+            kept.append(Conversation(id, texts, speakers, entry.get("prompt") or ""))
+    return kept, one_sided, report
+
+# %% ../notebooks/10_corpus.ipynb #6377b275
+def build_corpus(raw, words):
+    """The `Corpus` of `raw`: cleaned, masked, filtered, without duplicates, split.
+
+    `raw` is the content of the package's file, id to entry; `words` are the unsafe ones."""
+    words = set(words) - INNOCENT_HERE
+    kept, one_sided, report = _sift(raw, words)
+    # test first; the order within a split stays
+    kept.sort(key=lambda conversation: -SPLITS.index(split_of(conversation.id)))
+    pairs = near_duplicates([" ".join(conversation.turns) for conversation in kept])
+    copies = set()
+    for earlier, later, _ in pairs:
+        if earlier not in copies:  # what is left out cannot be copied
+            copies.add(later)
     report["near-duplicate"] = len(copies)
     splits = {split: [] for split in SPLITS}
     for place, conversation in enumerate(kept):
         if place not in copies:
             splits[split_of(conversation.id)].append(conversation)
-    monologues = [text for id, text in one_sided if split_of(id) == "train" and not unsafe(text, words)]
-    return Corpus(**splits, monologues=monologues, report=report)
+    monologues = [text for id, text in one_sided
+                  if split_of(id) == "train" and not unsafe(text, words)]
+    return Corpus(**splits, monologues=_unseen(monologues, splits), report=report)
 
-# %% ../notebooks/10_corpus.ipynb #fef7e863
+def _unseen(monologues, splits):
+    """The texts of `monologues`, once each, that are not nearly in validation or test."""
+    held_out = [" ".join(conversation.turns)
+                for split in ("validation", "test") for conversation in splits[split]]
+    texts = held_out + list(dict.fromkeys(monologues))
+    seen = {later for earlier, later, _ in near_duplicates(texts) if earlier < len(held_out)}
+    return [text for place, text in enumerate(texts)
+            if place >= len(held_out) and place not in seen]
+
+# %% ../notebooks/10_corpus.ipynb #8643fc0d
 def recipe():
-    """What decides the corpus besides its data: the source of the functions that make it, and their constants."""
-    functions = (clean, mask, merge, read_conversation, listed_words, unsafe, word_hash, shingles, shared_shingles, near_duplicates, serialise, split_of, build_corpus)
-    patterns = [needs + label + pattern.pattern for label, needs, pattern in DETAILS] + [SEXUAL.pattern, SELF_HARM.pattern]
-    return "\n".join([inspect.getsource(function) for function in functions] + patterns + sorted(INNOCENT_HERE) + [unicodedata.unidata_version])
+    """What decides the corpus besides its data: the code that makes it.
 
+    The source of the functions, their constants, and the version of Unicode's tables."""
+    functions = (clean, mask, merge, read_conversation, listed_words, unsafe,
+                 word_hash, shingles, shared_shingles, near_duplicates,
+                 serialise, split_of, _sift, _unseen, build_corpus)
+    parts = [inspect.getsource(function) for function in functions]
+    parts += [needs + label + pattern.pattern for label, needs, pattern in DETAILS]
+    parts += [SEXUAL.pattern, SELF_HARM.pattern] + sorted(INNOCENT_HERE)
+    parts += [*SPLITS, *Conversation.__dataclass_fields__, inspect.getsource(_write_cache)]
+    return "\n".join(parts + [unicodedata.unidata_version])
+
+# %% ../notebooks/10_corpus.ipynb #fa986a10
 def load_corpus(cache=None):
-    """The book's corpus, from the cache folder or built anew; raises ModuleNotFoundError, saying what to install, without its package.
+    """The book's corpus, from the cache folder or built anew.
 
-    `cache` is the folder, by default the user's own (PRACTITIONER_CACHE names another); a damaged file is built again, with a warning."""
-    source = pathlib.Path(_distribution("chitchat-dataset").locate_file("chitchat_dataset/dataset.json"))
-    data, words = source.read_bytes(), word_list()
-    key = hashlib.sha256(b"\0".join([hashlib.sha256(data).digest(), "\n".join(words).encode(), recipe().encode()])).hexdigest()
-    folder = pathlib.Path(cache or os.environ.get("PRACTITIONER_CACHE") or platformdirs.user_cache_dir("practitioner"))
+    `cache` is the folder, by default the user's own (PRACTITIONER_CACHE names another);
+    a damaged file is built again, with a warning. Raises ModuleNotFoundError, saying what
+    to install, where a package is missing."""
+    package = _distribution("chitchat-dataset")
+    data = pathlib.Path(package.locate_file("chitchat_dataset/dataset.json")).read_bytes()
+    words = word_list()
+    parts = hashlib.sha256(data).digest(), "\n".join(words).encode(), recipe().encode()
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()
+    folder = pathlib.Path(cache or os.environ.get("PRACTITIONER_CACHE")
+                          or platformdirs.user_cache_dir("practitioner"))
     file = folder / f"chitchat-{key[:16]}.json"
     try:
         return _read_cache(file)
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError) as fault:
-        warnings.warn(f"the cached corpus {file.name} is damaged ({fault}) and is built again", stacklevel=2)
+        warnings.warn(f"the cached corpus {file.name} is damaged ({fault}) "
+                      "and is built again", stacklevel=2)
     corpus = build_corpus(json.loads(data), words)
     try:
         _write_cache(file, corpus)
     except OSError as fault:
-        warnings.warn(f"the corpus could not be cached in {folder} ({fault}): it will be built again next time", stacklevel=2)
+        warnings.warn(f"the corpus could not be cached in {folder} ({fault}): "
+                      "it will be built again next time", stacklevel=2)
     return corpus
 
+# %% ../notebooks/10_corpus.ipynb #14e446af
 def _write_cache(file, corpus):
-    content = {split: [vars(conversation) for conversation in getattr(corpus, split)] for split in SPLITS}
+    content = {split: [vars(conversation) for conversation in getattr(corpus, split)]
+               for split in SPLITS}
     body = json.dumps(content | {"monologues": corpus.monologues, "report": corpus.report})
     write_atomically(file, hashlib.sha256(body.encode()).hexdigest() + "\n" + body)
 
@@ -264,5 +375,7 @@ def _read_cache(file):
         raise ValueError("its content does not match its checksum")
     content = json.loads(body)
     for split in SPLITS:
-        content[split] = [Conversation(each["id"], tuple(each["turns"]), tuple(each["speakers"]), each["prompt"]) for each in content[split]]
+        content[split] = [Conversation(each["id"], tuple(each["turns"]),
+                                       tuple(each["speakers"]), each["prompt"])
+                          for each in content[split]]
     return Corpus(**content)

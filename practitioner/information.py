@@ -6,19 +6,22 @@
 __all__ = ['surprise', 'distribution', 'entropy', 'conditional_entropy', 'mutual_information', 'huffman_code', 'expected_length',
            'encode', 'decode', 'plug_in', 'miller_madow']
 
-# %% ../notebooks/11_surprise.ipynb #cc42785d
+# %% ../notebooks/11_surprise.ipynb #9ba05f5d
 import heapq, itertools
 import numpy as np
 
 def surprise(p):
-    """−log2 p in bits, for a probability or an array of them; infinite where p = 0. Raises ValueError outside 0 to 1."""
+    """−log2 p in bits, for a probability or an array of them; infinite where p = 0.
+
+    Raises ValueError outside 0 to 1."""
     p = np.asarray(p, dtype=float)
-    if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"a probability lies between 0 and 1, not {p[~((p >= 0) & (p <= 1))].ravel()[0]}")
+    inside = (p >= 0) & (p <= 1)
+    if not inside.all():
+        raise ValueError(f"a probability lies between 0 and 1, not {p[~inside].ravel()[0]}")
     with np.errstate(divide="ignore"):
         return -np.log2(p) + 0.0  # + 0.0 turns the -0.0 of certainty into 0.0
 
-# %% ../notebooks/11_surprise.ipynb #9a7cb4a6
+# %% ../notebooks/11_surprise.ipynb #248bf5c0
 def distribution(counts):
     """Counts (not negative, not all 0) as probabilities: the same shape, summing to 1."""
     counts = np.asarray(counts, dtype=float)
@@ -27,32 +30,43 @@ def distribution(counts):
     return counts / counts.sum()
 
 def entropy(p):
-    """The entropy of the distribution `p` (an array of any shape that sums to 1), in bits: the sum of p·log2(1/p) (Shannon 1948)."""
+    """The entropy of `p` in bits: the sum of p·log2(1/p) (Shannon 1948).
+
+    `p` is a distribution, an array of any shape that sums to 1."""
     p = np.asarray(p, dtype=float).ravel()
     if not (p >= 0).all() or abs(p.sum() - 1) > 1e-9:
-        raise ValueError(f"a distribution is not negative and sums to 1; this one has the minimum {p.min()} and the sum {p.sum()}")
+        raise ValueError("a distribution is not negative and sums to 1; "
+                         f"this one has the minimum {p.min()} and the sum {p.sum()}")
     p = p[p > 0]
     return float(p @ surprise(np.minimum(p, 1)))
 
-# %% ../notebooks/11_surprise.ipynb #0d03ca52
+# %% ../notebooks/11_surprise.ipynb #aca1c233
 def conditional_entropy(joint):
-    """H(Y | X) in bits, for the joint distribution `joint` (rows x, columns y, summing to 1): the mean entropy of the rows."""
+    """H(Y | X) in bits, the mean entropy of the rows of `joint`.
+
+    `joint` is the joint distribution: rows x, columns y, summing to 1."""
     joint = np.asarray(joint, dtype=float)
-    rows = joint.sum(axis=1)
-    return float(sum(weight * entropy(row / weight) for weight, row in zip(rows, joint) if weight > 0))
+    weights = joint.sum(axis=1)
+    return float(sum(weight * entropy(row / weight)
+                     for weight, row in zip(weights, joint) if weight > 0))
 
 def mutual_information(joint):
-    """I(X; Y) = H(X) + H(Y) − H(X, Y) in bits: how much knowing one of the two tells about the other."""
+    """I(X; Y) = H(X) + H(Y) − H(X, Y) in bits.
+
+    How much knowing one of the two tells about the other."""
     joint = np.asarray(joint, dtype=float)
     return entropy(joint.sum(axis=1)) + entropy(joint.sum(axis=0)) - entropy(joint)
 
-# %% ../notebooks/11_surprise.ipynb #24b13d4b
+# %% ../notebooks/11_surprise.ipynb #ad16e7cb
 def huffman_code(weights):
-    """A prefix code of the least expected length for `weights` (dict, symbol to positive number): symbol to a string of 0s and 1s.
+    """A prefix code of the least expected length for `weights` (Huffman 1952).
 
-    Ties are broken by the order of the symbols in `weights`. A lone symbol gets the code "0". Source: Huffman 1952."""
+    `weights` is a dict, symbol to positive number; the code is one too, symbol to a string
+    of 0s and 1s. Ties are broken by the order of the symbols in `weights`. A lone symbol
+    gets the code "0"."""
     if not weights or not all(0 < weight < np.inf for weight in weights.values()):
-        raise ValueError(f"weights must be positive and finite, at least one of them, not {dict(itertools.islice(weights.items(), 5))}")
+        raise ValueError("weights must be positive and finite, at least one of them, "
+                         f"not {dict(itertools.islice(weights.items(), 5))}")
     order = itertools.count()
     heap = [(weight, next(order), [symbol]) for symbol, weight in weights.items()]
     heapq.heapify(heap)
@@ -65,20 +79,26 @@ def huffman_code(weights):
         heapq.heappush(heap, (rarest[0] + second[0], next(order), rarest[2] + second[2]))
     return code
 
+# %% ../notebooks/11_surprise.ipynb #678d3aa9
 def expected_length(code, weights):
-    """The mean number of bits of a symbol under `code`, symbols drawn in proportion to `weights`."""
-    return sum(weight * len(code[symbol]) for symbol, weight in weights.items()) / sum(weights.values())
+    """The mean number of bits of a symbol under `code`.
 
-# %% ../notebooks/11_surprise.ipynb #349adc01
+    Symbols are drawn in proportion to `weights`."""
+    bits = sum(weight * len(code[symbol]) for symbol, weight in weights.items())
+    return bits / sum(weights.values())
+
+# %% ../notebooks/11_surprise.ipynb #15c45607
 def encode(symbols, code):
-    """The symbols' strings, joined. Raises ValueError for a symbol that the code does not know."""
+    """The symbols' strings, joined. ValueError for a symbol that the code does not know."""
     try:
         return "".join([code[symbol] for symbol in symbols])
     except KeyError as unknown:
         raise ValueError(f"the code has no string for {unknown}") from None
 
 def decode(bits, code):
-    """The list of symbols that `bits` spells: the inverse of `encode`. Raises ValueError where the bits end in mid-symbol."""
+    """The list of symbols that `bits` spells: the inverse of `encode`.
+
+    Raises ValueError where the bits end in mid-symbol."""
     symbol_of = {string: symbol for symbol, string in code.items()}
     symbols, string = [], ""
     for bit in bits:
@@ -90,12 +110,14 @@ def decode(bits, code):
         raise ValueError(f"the bits end in mid-symbol, after {string!r}")
     return symbols
 
-# %% ../notebooks/11_surprise.ipynb #ba5b5f6d
+# %% ../notebooks/11_surprise.ipynb #294b834a
 def plug_in(counts):
-    """The entropy, in bits, of the relative frequencies of `counts`: the estimate that is too low on average."""
+    """The entropy of the relative frequencies of `counts`, in bits: too low on average."""
     return entropy(distribution(counts))
 
 def miller_madow(counts):
-    """`plug_in` plus (K − 1) / (2 n ln 2) bits, for n draws that showed K different symbols (Miller 1955)."""
+    """`plug_in` plus (K − 1) / (2 n ln 2) bits (Miller 1955).
+
+    n is the number of draws, K the number of different symbols that they showed."""
     counts = np.asarray(counts)
     return plug_in(counts) + (np.count_nonzero(counts) - 1) / (2 * counts.sum() * np.log(2))

@@ -29,7 +29,7 @@ def run(path, environment):
     os.environ.update(environment)
     notebook = nbformat.read(path, as_version=4)
     started = time.perf_counter()
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=1800, record_timing=False, extra_arguments=["--log-level=ERROR"],
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=1800, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
                             resources={"metadata": {"path": str(path.parent)}}).execute()
     seconds = time.perf_counter() - started
     try:

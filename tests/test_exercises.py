@@ -1,0 +1,382 @@
+"""Every exercise's check refuses the stub and plausible wrong answers, each with a message, and accepts the solution.
+
+A wrong answer here is a mistake that a beginner would really make. A new exercise needs at least three in WRONG."""
+import ast
+import importlib
+import inspect
+import pathlib
+import statistics
+import warnings
+from fractions import Fraction
+
+import nbformat
+import numpy as np
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from practitioner.book import judge
+from practitioner.information import entropy
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KINDS = ("exercise", "check", "solution")
+
+
+# The exercises that the notebooks have
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def kind(cell):
+    """"exercise", "check", "solution" or None."""
+    return next((tag for tag in cell.metadata.get("tags", []) if tag in KINDS), None)
+
+
+def triples(cells):
+    """The sources of consecutive code cells tagged exercise, check, solution, by the name of the function that is asked for."""
+    found = {}
+    for three in zip(cells, cells[1:], cells[2:]):
+        if tuple(map(kind, three)) == KINDS:
+            stub, check, solution = (cell.source for cell in three)
+            [function] = [node for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)]
+            found[function.name] = stub, check, solution
+    return found
+
+
+def imports(cells):
+    """The import statements of a notebook, but for those inside other statements (its set-up on Colab)."""
+    trees = [ast.parse(TransformerManager().transform_cell(cell.source)) for cell in cells if kind(cell) is None]
+    return "\n".join(ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXERCISES = {f"{path.stem}: {name}": (path, *sources) for path in NOTEBOOKS for name, sources in triples(code_cells(path)).items()}
+every_exercise = pytest.mark.parametrize("exercise", EXERCISES)
+
+
+class Tried:
+    """An exercise as a reader meets it: the notebook's imports, its stub, and its check, run."""
+
+    def __init__(self, exercise, capsys=None):
+        path, self.stub_source, self.check_source, self.solution_source = EXERCISES[exercise]
+        self.name = exercise.split(": ")[1]
+        module = importlib.import_module(f"practitioner.{nbformat.read(path, as_version=4).metadata.nbdev.default_exp}")
+        self.names = {"np": np, "judge": judge} | {name: getattr(module, name) for name in module.__all__}
+        exec(imports(code_cells(path)), self.names)
+        exec(self.stub_source, self.names)
+        self.stub = self.names[self.name]
+        exec(self.check_source, self.names)
+        self.check = self.names[f"check_{self.name}"]
+
+
+@every_exercise
+def test_the_stub_is_refused_as_not_attempted(exercise, capsys):
+    tried = Tried(exercise)
+    assert capsys.readouterr().out == f"{tried.name}: not attempted yet. Write it in the cell above, then run this one again.\n"
+    with pytest.raises(NotImplementedError):
+        tried.check(tried.stub)
+
+
+@every_exercise
+def test_the_solution_is_accepted(exercise, capsys):
+    """By its own cell, which calls the check on it, and by the check that judges a reader."""
+    tried = Tried(exercise)
+    capsys.readouterr()
+    exec(tried.solution_source, tried.names)
+    solution = tried.names[f"{tried.name}_solution"]
+    judge(tried.check, solution)
+    assert capsys.readouterr().out == f"{tried.name}_solution: correct.\n"
+    last = ast.parse(tried.solution_source).body[-1]
+    assert ast.unparse(last) == f"check_{tried.name}({tried.name}_solution)", "the solution's cell must end by checking it"
+    assert tried.names[tried.name] is tried.stub, "the solution must not take the reader's name"
+
+
+@every_exercise
+def test_the_stub_says_what_to_write_and_nothing_else(exercise):
+    tried = Tried(exercise)
+    [function] = ast.parse(tried.stub_source).body
+    assert ast.get_docstring(function) and ast.unparse(function.body[1:]) == "raise NotImplementedError"
+
+
+def test_every_tagged_cell_belongs_to_an_exercise():
+    """A check without its solution, or a code cell between the two, would be lost silently."""
+    for path in NOTEBOOKS:
+        cells = code_cells(path)
+        tagged = [kind(cell) for cell in cells if kind(cell)]
+        assert tagged == list(KINDS) * len(triples(cells)), path.stem
+    assert EXERCISES
+
+
+def test_a_triple_broken_apart_would_be_missed():
+    """What the test above relies on."""
+    cell = lambda source, *tags: nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)})
+    three = [cell("def f():\n    pass", "exercise"), cell("", "check"), cell("", "hide-cell", "solution")]
+    assert list(triples(three)) == ["f"]
+    assert not triples(three[:2] + [cell("x = 1")] + three[2:]) and not triples([three[0], three[2], three[1]])
+
+
+# Wrong answers
+
+def lines_of(text):
+    return [line for line in text.split("\n") if line]
+
+
+def by_prefix(text, strip):
+    """Turns by the role at the beginning of the line, which `strip(line, role)` takes off."""
+    return tuple([strip(line, role) for line in lines_of(text) if line.startswith(role)] for role in ("A: ", "B: "))
+
+
+def turns_roles_left_on(text):
+    return by_prefix(text, lambda line, role: line)
+
+
+def turns_swapped(text):
+    return by_prefix(text, lambda line, role: line.removeprefix(role))[::-1]
+
+
+def turns_cut_at_every_colon(text):
+    return by_prefix(text, lambda line, role: line.split(": ")[1])
+
+
+def turns_last_part_after_a_colon(text):
+    return by_prefix(text, lambda line, role: line.split(": ")[-1])
+
+
+def turns_role_found_anywhere(text):
+    return tuple([line.split(role, 1)[1] for line in lines_of(text) if role in line] for role in ("A: ", "B: "))
+
+
+def turns_role_removed_everywhere(text):
+    return by_prefix(text, lambda line, role: line.replace(role, ""))
+
+
+def turns_lstrip(text):
+    """lstrip takes off any of these characters, as many as there are: "A: All right" becomes "ll right"."""
+    return by_prefix(text, lambda line, role: line.lstrip(role))
+
+
+def turns_empty_lines_kept(text):
+    lines = [line[3:] for line in text.split("\n")]
+    return lines[0::2], lines[1::2]
+
+
+def turns_in_pairs(text):
+    lines = [line[3:] for line in lines_of(text)]
+    pairs = list(zip(lines[0::2], lines[1::2]))
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def strangers_first_speaker_only(train, test):
+    known = {speaker for conversation in train for speaker in conversation.speakers}
+    return [conversation for conversation in test if conversation.speakers[0] not in known]
+
+
+def strangers_second_speaker_only(train, test):
+    known = {speaker for conversation in train for speaker in conversation.speakers}
+    return [conversation for conversation in test if conversation.speakers[1] not in known]
+
+
+def strangers_both_must_be_known(train, test):
+    known = {speaker for conversation in train for speaker in conversation.speakers}
+    return [conversation for conversation in test if not known.issuperset(conversation.speakers)]
+
+
+def strangers_by_pair(train, test):
+    known = {conversation.speakers for conversation in train}
+    return [conversation for conversation in test if conversation.speakers not in known]
+
+
+def strangers_known_by_first_speaker(train, test):
+    known = {conversation.speakers[0] for conversation in train}
+    return [conversation for conversation in test if not known.intersection(conversation.speakers)]
+
+
+def strangers_known_by_second_speaker(train, test):
+    known = {conversation.speakers[1] for conversation in train}
+    return [conversation for conversation in test if not known.intersection(conversation.speakers)]
+
+
+def strangers_without_repeats(train, test):
+    known = {speaker for conversation in train for speaker in conversation.speakers}
+    return list({conversation for conversation in test if not known.intersection(conversation.speakers)})
+
+
+def strangers_the_familiar(train, test):
+    known = {speaker for conversation in train for speaker in conversation.speakers}
+    return [conversation for conversation in test if known.intersection(conversation.speakers)]
+
+
+def strangers_against_each_training_conversation(train, test):
+    return [conversation for other in train for conversation in test if not set(other.speakers) & set(conversation.speakers)]
+
+
+def kraft_strictly_below_one(lengths):
+    return sum(Fraction(1, 2 ** length) for length in lengths) < 1
+
+
+def kraft_exactly_one(lengths):
+    return sum(Fraction(1, 2 ** length) for length in lengths) == 1
+
+
+def kraft_in_floats(lengths):
+    return sum(2.0 ** -length for length in lengths) <= 1
+
+
+def kraft_in_floats_with_a_tolerance(lengths):
+    return sum(2.0 ** -length for length in lengths) <= 1 + 1e-9
+
+
+def kraft_enough_strings_of_the_longest(lengths):
+    return len(lengths) <= 2 ** max(lengths)
+
+
+def kraft_enough_strings_of_each_length(lengths):
+    return all(lengths.count(length) <= 2 ** length for length in lengths)
+
+
+def kraft_natural_exponential(lengths):
+    return sum(np.exp(-length) for length in lengths) <= 1
+
+
+def kraft_the_sum(lengths):
+    return sum(Fraction(1, 2 ** length) for length in lengths)
+
+
+def redundancy_entropy_over_maximum(p):
+    return entropy(p) / np.log2(len(p))
+
+
+def redundancy_natural_logarithm_of_k(p):
+    return 1 - entropy(p) / np.log(len(p))
+
+
+def redundancy_only_what_occurs(p):
+    return 1 - entropy(p) / np.log2(np.count_nonzero(p)) if np.count_nonzero(p) > 1 else 1.0
+
+
+def redundancy_in_bits(p):
+    return np.log2(len(p)) - entropy(p)
+
+
+def redundancy_not_divided(p):
+    return 1 - entropy(p)
+
+
+def redundancy_over_k(p):
+    return 1 - entropy(p) / len(p)
+
+
+def redundancy_nan_at_zero(p):
+    p = np.asarray(p, dtype=float)
+    return 1 - -(p * np.log2(p)).sum() / np.log2(len(p))
+
+
+def redundancy_epsilon_in_the_logarithm(p):
+    p = np.asarray(p, dtype=float)
+    return 1 - -(p * np.log2(p + 1e-6)).sum() / np.log2(len(p))
+
+
+def spread_maximum(runs):
+    return max(abs(run - runs[0]) for run in runs)
+
+
+def spread_mean(runs):
+    return statistics.mean(abs(run - runs[0]) for run in runs[1:])
+
+
+def spread_standard_deviation(runs):
+    return statistics.stdev(runs)
+
+
+def spread_with_signs(runs):
+    return statistics.median(run - runs[0] for run in runs[1:])
+
+
+def spread_sign_taken_last(runs):
+    """|median(run) − runs[0]|: the same, unless runs lie on both sides of the first."""
+    return abs(statistics.median(runs[1:]) - runs[0])
+
+
+def spread_first_run_counted(runs):
+    return statistics.median(abs(run - runs[0]) for run in runs)
+
+
+def spread_middle_without_sorting(runs):
+    distances = [abs(run - runs[0]) for run in runs[1:]]
+    return distances[len(distances) // 2]
+
+
+def spread_upper_middle(runs):
+    distances = sorted(abs(run - runs[0]) for run in runs[1:])
+    return distances[len(distances) // 2]
+
+
+def spread_lower_middle(runs):
+    return statistics.median_low(abs(run - runs[0]) for run in runs[1:])
+
+
+def spread_around_the_median(runs):
+    return statistics.median(abs(run - statistics.median(runs)) for run in runs)
+
+
+def spread_of_neighbours(runs):
+    return statistics.median(abs(later - run) for run, later in zip(runs, runs[1:]))
+
+
+WRONG = {
+    "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
+                                 turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
+    "10_corpus: strangers": [strangers_first_speaker_only, strangers_second_speaker_only, strangers_both_must_be_known, strangers_by_pair,
+                             strangers_known_by_first_speaker, strangers_known_by_second_speaker, strangers_without_repeats, strangers_the_familiar,
+                             strangers_against_each_training_conversation],
+    "11_surprise: prefix_code_exists": [kraft_strictly_below_one, kraft_exactly_one, kraft_in_floats, kraft_in_floats_with_a_tolerance,
+                                        kraft_enough_strings_of_the_longest, kraft_enough_strings_of_each_length, kraft_natural_exponential, kraft_the_sum],
+    "11_surprise: redundancy": [redundancy_entropy_over_maximum, redundancy_natural_logarithm_of_k, redundancy_only_what_occurs, redundancy_in_bits,
+                                redundancy_not_divided, redundancy_over_k, redundancy_nan_at_zero, redundancy_epsilon_in_the_logarithm],
+    "90_honest_numbers: robust_spread": [spread_maximum, spread_mean, spread_standard_deviation, spread_with_signs, spread_sign_taken_last,
+                                         spread_first_run_counted, spread_middle_without_sorting, spread_upper_middle, spread_lower_middle,
+                                         spread_around_the_median, spread_of_neighbours],
+}
+
+
+def test_every_exercise_has_wrong_answers():
+    assert sorted(WRONG) == sorted(EXERCISES)
+    assert all(len(set(answers)) >= 3 for answers in WRONG.values())
+
+
+@pytest.mark.parametrize("exercise, answer", [pytest.param(exercise, answer, id=answer.__name__) for exercise, answers in WRONG.items() for answer in answers])
+def test_a_wrong_answer_is_refused_with_a_message(exercise, answer):
+    tried = Tried(exercise)
+    assert list(inspect.signature(answer).parameters) == list(inspect.signature(tried.stub).parameters)
+    with warnings.catch_warnings(), pytest.raises(AssertionError) as error:
+        warnings.simplefilter("ignore")  # the logarithm of 0, in one of them
+        tried.check(answer)
+    assert len(str(error.value)) >= 10, "a reader must be told what is wrong"
+
+
+# judge()
+
+def not_attempted(attempt):
+    raise NotImplementedError
+
+
+def refuse(attempt):
+    assert attempt() == 5, "twice two and one"
+
+
+@pytest.mark.parametrize("check, says", [
+    (not_attempted, "four: not attempted yet. Write it in the cell above, then run this one again.\n"),
+    (refuse, "four: not yet. twice two and one\n"),
+    (lambda attempt: None, "four: correct.\n"),
+], ids=["stub", "wrong", "right"])
+def test_judge_has_three_answers(capsys, check, says):
+    def four():
+        return 4
+    judge(check, four)
+    assert says.strip() in capsys.readouterr().out
+
+
+def test_judge_hides_no_other_error():
+    """A reader's own bug keeps its traceback."""
+    with pytest.raises(ZeroDivisionError):
+        judge(lambda attempt: attempt(), lambda: 1 / 0)
