@@ -1,6 +1,23 @@
-"""How `pytest --nbval` compares the notebooks: strictly, but for stderr, where progress bars go."""
+"""How `pytest --nbval` runs and compares the notebooks."""
+import nbval.kernel
+
+start_once = nbval.kernel.start_new_kernel
+
+
+def start_new_kernel(*arguments, **options):
+    """Start a kernel, again if it dies at once: two that start together may have been given the same port."""
+    for _ in range(3):
+        try:
+            return start_once(*arguments, **options)
+        except RuntimeError:
+            continue
+    return start_once(*arguments, **options)
+
+
+nbval.kernel.start_new_kernel = start_new_kernel
 
 
 def pytest_collectstart(collector):
+    """Compare everything but stderr, where progress bars go."""
     if collector.fspath and collector.fspath.ext == ".ipynb":
         collector.skip_compare += ("stderr",)

@@ -142,12 +142,12 @@ def _compare(name, value, entry, strict):
     else:
         print(f"{name}: yours {shown(value, tolerance)}, the book's {line}")
 
-# %% ../notebooks/90_honest_numbers.ipynb #92191861
+# %% ../notebooks/90_honest_numbers.ipynb #3e2b1964
 def _reference(name, unit):
     entries = load_references()
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ResultError(f"no reference is called {name!r}{hint} "
                           "A new one is measured by `make refresh NB=<its notebook>`.")
     published = entries[name]["unit"]
@@ -171,7 +171,7 @@ def seed():
     `make refresh` varies it to see how far a result strays."""
     return int(os.environ.get("PRACTITIONER_SEED", "0"))
 
-# %% ../notebooks/90_honest_numbers.ipynb #00b68f42
+# %% ../notebooks/90_honest_numbers.ipynb #f0b01a8c
 def record(notebook, runs, reason="", path=None):
     """Write what `notebook` measured into the file of references; returns the names.
 
@@ -183,7 +183,7 @@ def record(notebook, runs, reason="", path=None):
     measure the same names."""
     path = pathlib.Path(path or references_file())
     entries = load_references(path) if path.exists() else {}
-    for name in runs[0]:
+    for name in sorted(set().union(*runs)):
         if any(name not in run for run in runs):
             raise ResultError(f"{name} was not measured in every run")
         values, unit = [run[name][0] for run in runs], runs[0][name][1]
@@ -196,7 +196,7 @@ def record(notebook, runs, reason="", path=None):
     write_atomically(path, text + "\n")
     return list(runs[0]) + gone
 
-# %% ../notebooks/90_honest_numbers.ipynb #a31052b5
+# %% ../notebooks/90_honest_numbers.ipynb #1b528716
 def _entry(notebook, name, values, unit, old, reason):
     value, history = values[0], []
     if old:
@@ -204,12 +204,13 @@ def _entry(notebook, name, values, unit, old, reason):
         if old["notebook"] != notebook:
             raise ResultError(f"{name!r} is published by {old['notebook']} already: "
                               "choose another name")
-        if abs(value - old["value"]) > old["tolerance"]:
+        if abs(value - old["value"]) > old["tolerance"] or unit != old["unit"]:
             if not reason:
-                raise ResultError(f"{name}: {value!r} is outside "
-                                  f"{old['value']!r} ± {old['tolerance']:.3g}. "
+                raise ResultError(f"{name}: {value!r} {unit} is not "
+                                  f"{old['value']!r} ± {old['tolerance']:.3g} {old['unit']}. "
                                   'If that is right, say why: make refresh REASON="…"')
-            history = history + [dict(value=old["value"], date=old["date"], reason=reason)]
+            history = history + [{key: old[key] for key in ("value", "unit", "date")}
+                                 | {"reason": reason}]
     spread = max(abs(other - value) for other in values)
     return dict(value=value, unit=unit, tolerance=tolerance_of(value, spread),
                 spread=spread, runs=len(values), notebook=notebook, versions=versions(),

@@ -86,6 +86,9 @@ glued = st.lists(st.sampled_from(DETAIL) | short, min_size=1, max_size=5).flatma
 
 @settings(quick, max_examples=600)
 @given(alphabet | glued)
+@example("talkative99@ada")
+@example("1234567@ada")
+@example("12345678a_b")
 def test_masking_twice_changes_nothing_more(text):
     assert mask(mask(text)) == mask(text)
 
@@ -162,13 +165,14 @@ def test_near_duplicates_against_sets_of_words(texts, n, threshold):
     assert {(i, j): containment for i, j, containment in found} == expected and len(found) == len(expected)
 
 
-def test_no_texts_have_no_duplicates():
-    assert near_duplicates([]) == []
+def test_to_compare_no_texts_is_refused():
+    with pytest.raises(ValueError, match="no texts"):
+        near_duplicates([])
 
 
 @pytest.mark.parametrize("text, expected", [
     ("a darn thing", {"word list"}), ("DARN!", {"word list"}), ("darning, undarn, darn2", set()), ("what the heck", {"word list"}),
-    ("the  heck", set()), ("b@d", {"word list"}), ("he was molested", {"sexual"}), ("molestand", set()), ("a grape, a rapper", set()),
+    ("the  heck", set()), ("bathe heck, the heckle", set()), ("b@d", {"word list"}), ("he was molested", {"sexual"}), ("molestand", set()), ("a grape, a rapper", set()),
     ("a rapist", {"sexual"}), ("suicide", {"self-harm"}), ("I could kill myself", {"self-harm"}), ("they killed themselves", {"self-harm"}),
     ("self harm", {"self-harm"}), ("killing time", set()), ("darn, suicide and porn", {"word list", "self-harm", "sexual"}), ("", set())])
 def test_unsafe(text, expected):

@@ -33,10 +33,9 @@ SYSTEMS = [{"python_full_version": f"{python}.5", "python_version": python, "sys
 @pytest.fixture
 def copy(tmp_path):
     """What nbdev-export reads, and nothing of what it writes."""
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
-    (tmp_path / "practitioner").mkdir()
-    for file in ("pyproject.toml", "practitioner/__init__.py"):
-        shutil.copy(ROOT / file, tmp_path / file)
+    for file in (ROOT / "pyproject.toml", ROOT / "practitioner" / "__init__.py", *(ROOT / "notebooks").glob("*.ipynb")):
+        (tmp_path / file.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.relative_to(ROOT))
     return tmp_path
 
 
@@ -55,7 +54,7 @@ def test_the_package_is_the_export_of_the_notebooks(copy):
 
 
 def test_drift_is_noticed(copy):
-    """A comment more in an exported cell, and an export more."""
+    """A comment more in an exported cell is enough."""
     file = copy / "notebooks" / "11_surprise.ipynb"
     notebook = json.loads(file.read_text(encoding="utf-8"))
     cell = next(cell for cell in notebook["cells"] if "def entropy" in "".join(cell["source"]))
@@ -107,14 +106,14 @@ def environment_faults(environment):
 
 
 def test_conda_installs_what_pip_does():
-    """... the book's own package too, and Python in the same range."""
+    """... the book's own package too."""
     assert environment_faults(ENVIRONMENT) == []
     assert "--editable ." in ENVIRONMENT["dependencies"][-1]["pip"]
-    assert ">=3.11" in str(conda_requirements(ENVIRONMENT)["python"].specifier)
 
 
 @pytest.mark.parametrize("old, new, fault", [("scipy>=1.11", "scipy>=1.12", "scipy>=1.12, not scipy>=1.11"), ("pytorch-cpu>=2.4", "pytorch-cpu", "pytorch-cpu, not torch"),
-                                             ("ipywidgets>=8.1", "git", "no ipywidgets"), ("git", "requests>=2", "requests is not in")])
+                                             ("ipywidgets>=8.1", "git", "no ipywidgets"), ("git", "requests>=2", "requests is not in"),
+                                             ("python>=3.11,<3.14", "python>=3.10", "another Python")])
 def test_a_difference_between_them_is_noticed(old, new, fault):
     rows = [new if row == old else row for row in ENVIRONMENT["dependencies"]]
     [found] = environment_faults({"dependencies": rows})
@@ -123,7 +122,7 @@ def test_a_difference_between_them_is_noticed(old, new, fault):
 
 def pin_faults(pins):
     """What each supported system would get that is not one version, in range, of everything that is asked for."""
-    conda = {name: requirement for name, requirement in conda_requirements(ENVIRONMENT).items()}
+    conda = conda_requirements(ENVIRONMENT)
     pypi = {conda_name: name for name, conda_name in CONDA_NAMES.items()}
     ranges = [*ALL.items(), *((pypi.get(name, name), requirement) for name, requirement in conda.items() if name not in ("python", "git"))]
     faults = set()

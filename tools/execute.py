@@ -29,8 +29,15 @@ def run(path, environment):
     os.environ.update(environment)
     notebook = nbformat.read(path, as_version=4)
     started = time.perf_counter()
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=1800, record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
-                            resources={"metadata": {"path": str(path.parent)}}).execute()
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", timeout=1800, record_timing=False, coalesce_streams=True,
+                                     extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(path.parent)}})
+    for attempt in range(3):
+        try:
+            client.execute()
+            break
+        except RuntimeError as error:  # two kernels that start together may have been given the same port
+            if attempt == 2 or "before replying" not in str(error):
+                raise
     seconds = time.perf_counter() - started
     try:
         import resource
