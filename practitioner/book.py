@@ -64,7 +64,7 @@ def references_file():
     file = beside / "data" / "results.json"
     return pathlib.Path(os.environ.get("PRACTITIONER_RESULTS", file))
 
-# %% ../notebooks/90_honest_numbers.ipynb #09a9e791
+# %% ../notebooks/90_honest_numbers.ipynb #f8036bb7
 def load_references(path=None):
     """The published results: name to entry, with value, unit, tolerance, notebook and more.
 
@@ -81,27 +81,29 @@ def load_references(path=None):
             entry["unit"], entry["notebook"]
     except FileNotFoundError:
         raise ResultError(f"no file of references at {path}") from None
+    except OSError as fault:
+        raise ResultError(f"{path} cannot be read: {fault}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise ResultError(f"{path} is damaged: {type(fault).__name__}: {fault}. "
                           "Restore it with `git checkout -- data/results.json`.") from None
     return entries
 
-# %% ../notebooks/90_honest_numbers.ipynb #ea80a90d
-def shown(value, tolerance=0.0):
-    """`value` as text: whole numbers with separators, others to four digits.
+# %% ../notebooks/90_honest_numbers.ipynb #300bc103
+def shown(value, tolerance=0.0, digits=4):
+    """`value` as text: whole numbers with separators, others to `digits` digits.
 
     Fewer digits are shown where `tolerance` is coarse."""
     if isinstance(value, int):
         return f"{value:,}"
     if value == 0:
         return "0"
-    leading = math.floor(math.log10(abs(value)))
-    decimals = 3 - leading
+    leading = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding: 9.9996 has two
+    decimals = digits - 1 - leading
     if tolerance > 0:
         decimals = min(decimals, -math.floor(math.log10(tolerance)))
     return f"{value:,.{max(decimals, 0)}f}"
 
-# %% ../notebooks/90_honest_numbers.ipynb #3ba74cc5
+# %% ../notebooks/90_honest_numbers.ipynb #9d5e859c
 _published = set()
 
 def result(name, value, unit=""):
@@ -112,7 +114,10 @@ def result(name, value, unit=""):
     (PRACTITIONER_MODE=test) `ResultError` is raised. It is always raised for a value that
     is not finite, for a name without a reference, and for another unit."""
     mode = os.environ.get("PRACTITIONER_MODE", "read")
-    value = value.item() if hasattr(value, "item") else value
+    try:
+        value = value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):  # an array or tensor of several numbers
+        pass
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value):
         raise ResultError(f"{name} = {value!r} is not a finite number")
@@ -130,7 +135,7 @@ def result(name, value, unit=""):
         _compare(name, value, reference, strict=mode == "test")
         _glue(name, reference["value"])
 
-# %% ../notebooks/90_honest_numbers.ipynb #4dc140b2
+# %% ../notebooks/90_honest_numbers.ipynb #6ba44b48
 def _compare(name, value, entry, strict):
     reference, tolerance, unit = entry["value"], entry["tolerance"], entry["unit"]
     line = f"{shown(reference, tolerance)} {unit}".rstrip()
@@ -140,7 +145,11 @@ def _compare(name, value, entry, strict):
         raise ResultError(f"{name}: measured {value!r}, but the book says "
                           f"{reference!r} ± {tolerance:.3g} {unit}".rstrip())
     else:
-        print(f"{name}: yours {shown(value, tolerance)}, the book's {line}")
+        yours, book, digits = shown(value, tolerance), shown(reference, tolerance), 4
+        while yours == book:  # show as many digits as it takes to see the difference
+            digits += 1
+            yours, book = shown(value, digits=digits), shown(reference, digits=digits)
+        print(f"{name}: yours {yours}, the book's {book} {unit}".rstrip())
 
 # %% ../notebooks/90_honest_numbers.ipynb #3e2b1964
 def _reference(name, unit):
@@ -171,7 +180,7 @@ def seed():
     `make refresh` varies it to see how far a result strays."""
     return int(os.environ.get("PRACTITIONER_SEED", "0"))
 
-# %% ../notebooks/90_honest_numbers.ipynb #f0b01a8c
+# %% ../notebooks/90_honest_numbers.ipynb #439521d3
 def record(notebook, runs, reason="", path=None):
     """Write what `notebook` measured into the file of references; returns the names.
 
@@ -183,6 +192,8 @@ def record(notebook, runs, reason="", path=None):
     measure the same names."""
     path = pathlib.Path(path or references_file())
     entries = load_references(path) if path.exists() else {}
+    if len(runs) < 2 and runs[0]:
+        raise ResultError("a spread takes two runs or more")
     for name in sorted(set().union(*runs)):
         if any(name not in run for run in runs):
             raise ResultError(f"{name} was not measured in every run")
@@ -196,7 +207,7 @@ def record(notebook, runs, reason="", path=None):
     write_atomically(path, text + "\n")
     return list(runs[0]) + gone
 
-# %% ../notebooks/90_honest_numbers.ipynb #1b528716
+# %% ../notebooks/90_honest_numbers.ipynb #62a74c93
 def _entry(notebook, name, values, unit, old, reason):
     value, history = values[0], []
     if old:
@@ -206,8 +217,8 @@ def _entry(notebook, name, values, unit, old, reason):
                               "choose another name")
         if abs(value - old["value"]) > old["tolerance"] or unit != old["unit"]:
             if not reason:
-                raise ResultError(f"{name}: {value!r} {unit} is not "
-                                  f"{old['value']!r} ± {old['tolerance']:.3g} {old['unit']}. "
+                known = f"{old['value']!r} ± {old['tolerance']:.3g} {old['unit']}"
+                raise ResultError(f"{name}: {value!r} {unit} is not {known}. "
                                   'If that is right, say why: make refresh REASON="…"')
             history = history + [{key: old[key] for key in ("value", "unit", "date")}
                                  | {"reason": reason}]

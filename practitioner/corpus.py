@@ -47,17 +47,18 @@ DETAILS = [(label, needs, re.compile(pattern)) for label, needs, pattern in [
                    r"[A-Z][a-z]+(?: [A-Z][a-z]+){1,2}\b"),
 ]]
 
-# %% ../notebooks/10_corpus.ipynb #fb1eb321
+# %% ../notebooks/10_corpus.ipynb #9ee8d680
 def mask(text):
     """`text` with personal details replaced by placeholders such as [email].
 
     DETAILS says what counts as one. A full name is masked where its owner introduces it;
     a first name alone stays. Masking twice changes nothing more."""
+    masked = text
     for label, needs, pattern in DETAILS:
-        if not needs or any(character in text for character in needs):
+        if not needs or any(character in masked for character in needs):
             kept = lambda found: (found.groupdict().get("keep") or "") + label
-            text = pattern.sub(kept, text)
-    return text
+            masked = pattern.sub(kept, masked)
+    return masked if masked == text else mask(masked)  # a mask may bare the next detail
 
 # %% ../notebooks/10_corpus.ipynb #7538b5b1
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def near_duplicates(texts, n=5, threshold=0.5):
     return sorted(zip(pairs.row[near].tolist(), pairs.col[near].tolist(),
                       containment[near].tolist()))
 
-# %% ../notebooks/10_corpus.ipynb #a2a7b752
+# %% ../notebooks/10_corpus.ipynb #8190e412
 ROLES = ("A", "B")
 
 def serialise(turns):
@@ -199,7 +200,7 @@ def serialise(turns):
 
     Raises ValueError on a turn that is not one line of text."""
     for turn in turns:
-        if not turn.strip() or len(turn.splitlines()) != 1:
+        if not turn.strip() or turn.splitlines() != [turn]:
             raise ValueError(f"a turn is one line that is not empty, not {turn!r}")
     lines = [f"{ROLES[place % 2]}: {turn}\n" for place, turn in enumerate(turns)]
     return "".join(lines) + "\n"
@@ -286,7 +287,7 @@ def _sift(raw, words):
             kept.append(Conversation(id, texts, speakers, entry.get("prompt") or ""))
     return kept, one_sided, report
 
-# %% ../notebooks/10_corpus.ipynb #6377b275
+# %% ../notebooks/10_corpus.ipynb #9096a971
 def build_corpus(raw, words):
     """The `Corpus` of `raw`: cleaned, masked, filtered, without duplicates, split.
 
@@ -314,7 +315,8 @@ def _unseen(monologues, splits):
     held_out = [" ".join(conversation.turns)
                 for split in ("validation", "test") for conversation in splits[split]]
     texts = held_out + list(dict.fromkeys(monologues))
-    seen = {later for earlier, later, _ in near_duplicates(texts) if earlier < len(held_out)}
+    pairs = near_duplicates(texts)
+    seen = {later for earlier, later, _ in pairs if earlier < len(held_out)}
     return [text for place, text in enumerate(texts)
             if place >= len(held_out) and place not in seen]
 
@@ -332,7 +334,7 @@ def recipe():
     parts += [*SPLITS, *Conversation.__dataclass_fields__, inspect.getsource(_write_cache)]
     return "\n".join(parts + [unicodedata.unidata_version])
 
-# %% ../notebooks/10_corpus.ipynb #fa986a10
+# %% ../notebooks/10_corpus.ipynb #c9f70bc2
 def load_corpus(cache=None):
     """The book's corpus, from the cache folder or built anew.
 
@@ -349,7 +351,7 @@ def load_corpus(cache=None):
     file = folder / f"chitchat-{key[:16]}.json"
     try:
         return _read_cache(file)
-    except FileNotFoundError:
+    except OSError:  # there is none, or none that can be read
         pass
     except (ValueError, KeyError, TypeError) as fault:
         warnings.warn(f"the cached corpus {file.name} is damaged ({fault}) "

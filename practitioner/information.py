@@ -21,7 +21,7 @@ def surprise(p):
     with np.errstate(divide="ignore"):
         return -np.log2(p) + 0.0  # + 0.0 turns the -0.0 of certainty into 0.0
 
-# %% ../notebooks/11_surprise.ipynb #248bf5c0
+# %% ../notebooks/11_surprise.ipynb #321e402c
 def distribution(counts):
     """Counts (not negative, not all 0) as probabilities: the same shape, summing to 1."""
     counts = np.asarray(counts, dtype=float)
@@ -35,17 +35,19 @@ def entropy(p):
     `p` is a distribution, an array of any shape that sums to 1."""
     p = np.asarray(p, dtype=float).ravel()
     if not (p >= 0).all() or abs(p.sum() - 1) > 1e-9:
+        lowest = min(p, default=None)
         raise ValueError("a distribution is not negative and sums to 1; "
-                         f"this one has the minimum {p.min()} and the sum {p.sum()}")
+                         f"this one has the minimum {lowest} and the sum {p.sum()}")
     p = p[p > 0]
     return float(p @ surprise(np.minimum(p, 1)))
 
-# %% ../notebooks/11_surprise.ipynb #aca1c233
+# %% ../notebooks/11_surprise.ipynb #5913b728
 def conditional_entropy(joint):
     """H(Y | X) in bits, the mean entropy of the rows of `joint`.
 
     `joint` is the joint distribution: rows x, columns y, summing to 1."""
     joint = np.asarray(joint, dtype=float)
+    entropy(joint)  # refuses what is no distribution
     weights = joint.sum(axis=1)
     return float(sum(weight * entropy(row / weight)
                      for weight, row in zip(weights, joint) if weight > 0))

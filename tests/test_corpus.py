@@ -301,7 +301,7 @@ def test_a_missing_package_is_named_with_what_to_do(tmp_path, monkeypatch, missi
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A first build by a fresh Python: its cache folder, its seconds and its peak memory in MB."""
+    """A first build by a fresh Python: its cache folder, its seconds (of the processor too) and its peak memory in MB."""
     folder = tmp_path_factory.mktemp("cache")
     program = """if True:
         import pathlib, sys, time
@@ -309,17 +309,18 @@ def built(tmp_path_factory):
         from practitioner.corpus import load_corpus
         load_corpus(sys.argv[1])
         seconds = time.perf_counter() - started
+        busy = time.process_time()
         status = pathlib.Path("/proc/self/status")
         if status.exists():  # the other reading starts from the peak of the process that started this one
             peak = int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
         else:
             import resource
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        print(seconds, peak)
+        print(seconds, busy, peak)
     """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program, str(folder)], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
-    seconds, peak = map(float, done.stdout.split())
-    return types.SimpleNamespace(folder=folder, seconds=seconds, peak=peak)
+    seconds, busy, peak = map(float, done.stdout.split())
+    return types.SimpleNamespace(folder=folder, seconds=seconds, busy=busy, peak=peak)
 
 
 @pytest.fixture(scope="module")
@@ -328,9 +329,9 @@ def corpus(built):
 
 
 def test_the_first_build_is_quick_and_small(built):
-    """The promise is ten seconds on a quiet machine; this one may be busy."""
-    print(f"first build: {built.seconds:.1f} s, {built.peak:.0f} MB")
-    assert built.seconds < 20 and built.peak < 1000
+    """The promise is ten seconds on a quiet machine. This one may be busy, so the bound is wider and on the processor's seconds."""
+    print(f"first build: {built.seconds:.1f} s, of the processor {built.busy:.1f} s, {built.peak:.0f} MB")
+    assert built.busy < 20 and built.peak < 1000
 
 
 def test_the_splits_share_no_conversation(corpus):
@@ -365,7 +366,7 @@ def test_every_turn_is_clean_masked_and_safe(corpus):
     talks = [conversation.turns for split in SPLITS for conversation in getattr(corpus, split)]
     turns = corpus.monologues + [turn for talk in talks for turn in talk]
     assert [turn for turn in turns if mask(turn) != turn or clean(turn) != turn] == []
-    assert not any(unsafe("\n".join(talk), words) for talk in talks[::20])
+    assert not any(unsafe(text, words) for text in corpus.monologues + ["\n".join(talk) for talk in talks[::20]])
     assert min(map(len, talks)) >= 4 and all(len(set(conversation.speakers)) == 2 for conversation in corpus.train)
 
 
@@ -419,12 +420,10 @@ def test_no_output_shows_a_personal_detail(file):
     assert [found for text in texts for found in details(text)] == []
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "_build" / "html").glob("**/[!_]*.html")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((ROOT / "_build" / "html").glob("[bn]o*/**/*.html")), ids=lambda file: file.stem)
 def test_no_built_page_shows_a_personal_detail(file):
     """In prose, nothing that the masker knows; in code, no address and no telephone number but the fictional ones."""
     article = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").find("article")
-    if article is None:
-        pytest.skip("a page without an article")
     code = " \n".join(pre.get_text() for pre in article.find_all("pre"))
     assert [found for found in details(code, {"[email]", "[phone]"}) if found.split(" ", 1)[1] not in FICTIONAL] == []
     for hidden in article.find_all(["a", "code", "pre", "script", "style"]) + article.find_all(class_="math"):
