@@ -5,6 +5,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'practitioner.book._compare': ('honest_numbers.html#_compare', 'practitioner/book.py'),
                                    'practitioner.book._entry': ('honest_numbers.html#_entry', 'practitioner/book.py'),
                                    'practitioner.book._glue': ('honest_numbers.html#_glue', 'practitioner/book.py'),
+                                   'practitioner.book._number': ('honest_numbers.html#_number', 'practitioner/book.py'),
                                    'practitioner.book._reference': ('honest_numbers.html#_reference', 'practitioner/book.py'),
                                    'practitioner.book.judge': ('honest_numbers.html#judge', 'practitioner/book.py'),
                                    'practitioner.book.label_line': ('honest_numbers.html#label_line', 'practitioner/book.py'),

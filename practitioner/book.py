@@ -7,7 +7,7 @@ __all__ = ['LIBRARIES', 'BLUE', 'ORANGE', 'GREEN', 'RED', 'PURPLE', 'SKY', 'GREY
            'machine', 'references_file', 'load_references', 'shown', 'result', 'seed', 'record', 'write_atomically',
            'use_style', 'label_line', 'judge']
 
-# %% ../notebooks/90_honest_numbers.ipynb #e64c6e5a
+# %% ../notebooks/90_honest_numbers.ipynb #5c364a60
 import datetime, difflib, json, math, os, pathlib, platform, tempfile
 import importlib.metadata
 
@@ -16,6 +16,7 @@ class ResultError(Exception):
 
     The message names the number and says what to do."""
 
+# %% ../notebooks/90_honest_numbers.ipynb #ec74f442
 def tolerance_of(value, spread):
     """How far a result may stray from its reference `value`, in the same unit.
 
@@ -64,7 +65,7 @@ def references_file():
     file = beside / "data" / "results.json"
     return pathlib.Path(os.environ.get("PRACTITIONER_RESULTS", file))
 
-# %% ../notebooks/90_honest_numbers.ipynb #f8036bb7
+# %% ../notebooks/90_honest_numbers.ipynb #5ba5c082
 def load_references(path=None):
     """The published results: name to entry, with value, unit, tolerance, notebook and more.
 
@@ -74,8 +75,7 @@ def load_references(path=None):
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         for name, entry in entries.items():
-            finite = math.isfinite(entry["value"]) and math.isfinite(entry["tolerance"])
-            if not (finite and entry["tolerance"] > 0):
+            if not (abs(entry["value"]) < 1e308 and 0 < entry["tolerance"] < 1e308):
                 raise ValueError(f"{name!r} needs a finite value and a tolerance above 0, "
                                  f"not {entry}")
             entry["unit"], entry["notebook"]
@@ -103,7 +103,7 @@ def shown(value, tolerance=0.0, digits=4):
         decimals = min(decimals, -math.floor(math.log10(tolerance)))
     return f"{value:,.{max(decimals, 0)}f}"
 
-# %% ../notebooks/90_honest_numbers.ipynb #9d5e859c
+# %% ../notebooks/90_honest_numbers.ipynb #2fc56e2e
 _published = set()
 
 def result(name, value, unit=""):
@@ -113,14 +113,9 @@ def result(name, value, unit=""):
     Where `value` is outside the tolerance, a reader is told; under test
     (PRACTITIONER_MODE=test) `ResultError` is raised. It is always raised for a value that
     is not finite, for a name without a reference, and for another unit."""
-    mode = os.environ.get("PRACTITIONER_MODE", "read")
-    try:
-        value = value.item() if hasattr(value, "item") else value
-    except (ValueError, RuntimeError):  # an array or tensor of several numbers
-        pass
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise ResultError(f"{name} = {value!r} is not a finite number")
+    mode, value = os.environ.get("PRACTITIONER_MODE", "read"), _number(name, value)
+    if mode not in ("read", "test", "measure"):
+        raise ResultError(f"PRACTITIONER_MODE is read, test or measure, not {mode!r}")
     if mode != "read" and name in _published:
         raise ResultError(f"{name!r} is published twice in this notebook: "
                           "each result needs a name of its own")
@@ -134,6 +129,17 @@ def result(name, value, unit=""):
         reference = _reference(name, unit)
         _compare(name, value, reference, strict=mode == "test")
         _glue(name, reference["value"])
+
+# %% ../notebooks/90_honest_numbers.ipynb #607ba5b4
+def _number(name, value):
+    try:
+        value = value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):  # an array or tensor of several numbers
+        pass
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not -1e308 < value < 1e308:  # false for what is not a number, too
+        raise ResultError(f"{name} = {value!r} is not a finite number")
+    return value
 
 # %% ../notebooks/90_honest_numbers.ipynb #6ba44b48
 def _compare(name, value, entry, strict):
@@ -180,7 +186,7 @@ def seed():
     `make refresh` varies it to see how far a result strays."""
     return int(os.environ.get("PRACTITIONER_SEED", "0"))
 
-# %% ../notebooks/90_honest_numbers.ipynb #439521d3
+# %% ../notebooks/90_honest_numbers.ipynb #fb68618c
 def record(notebook, runs, reason="", path=None):
     """Write what `notebook` measured into the file of references; returns the names.
 
@@ -197,7 +203,11 @@ def record(notebook, runs, reason="", path=None):
     for name in sorted(set().union(*runs)):
         if any(name not in run for run in runs):
             raise ResultError(f"{name} was not measured in every run")
-        values, unit = [run[name][0] for run in runs], runs[0][name][1]
+        values, units = zip(*(run[name] for run in runs))
+        if len(set(units)) > 1:
+            different = " and in ".join(sorted(set(units)))
+            raise ResultError(f"{name} was measured in {different}")
+        values, unit = [_number(name, value) for value in values], units[0]
         entries[name] = _entry(notebook, name, values, unit, entries.get(name), reason)
     gone = [name for name, entry in entries.items()
             if entry["notebook"] == notebook and name not in runs[0]]
@@ -207,7 +217,7 @@ def record(notebook, runs, reason="", path=None):
     write_atomically(path, text + "\n")
     return list(runs[0]) + gone
 
-# %% ../notebooks/90_honest_numbers.ipynb #62a74c93
+# %% ../notebooks/90_honest_numbers.ipynb #e389838e
 def _entry(notebook, name, values, unit, old, reason):
     value, history = values[0], []
     if old:
@@ -220,7 +230,7 @@ def _entry(notebook, name, values, unit, old, reason):
                 known = f"{old['value']!r} ± {old['tolerance']:.3g} {old['unit']}"
                 raise ResultError(f"{name}: {value!r} {unit} is not {known}. "
                                   'If that is right, say why: make refresh REASON="…"')
-            history = history + [{key: old[key] for key in ("value", "unit", "date")}
+            history = history + [{key: old.get(key) for key in ("value", "unit", "date")}
                                  | {"reason": reason}]
     spread = max(abs(other - value) for other in values)
     return dict(value=value, unit=unit, tolerance=tolerance_of(value, spread),

@@ -192,13 +192,15 @@ def near_duplicates(texts, n=5, threshold=0.5):
     return sorted(zip(pairs.row[near].tolist(), pairs.col[near].tolist(),
                       containment[near].tolist()))
 
-# %% ../notebooks/10_corpus.ipynb #8190e412
+# %% ../notebooks/10_corpus.ipynb #e63ee699
 ROLES = ("A", "B")
 
 def serialise(turns):
     """Turns (texts in order, speakers alternating, A first) as the book's text format.
 
     Raises ValueError on a turn that is not one line of text."""
+    if not turns:
+        raise ValueError("a conversation has at least one turn")
     for turn in turns:
         if not turn.strip() or turn.splitlines() != [turn]:
             raise ValueError(f"a turn is one line that is not empty, not {turn!r}")
@@ -287,7 +289,7 @@ def _sift(raw, words):
             kept.append(Conversation(id, texts, speakers, entry.get("prompt") or ""))
     return kept, one_sided, report
 
-# %% ../notebooks/10_corpus.ipynb #9096a971
+# %% ../notebooks/10_corpus.ipynb #3c0c1d53
 def build_corpus(raw, words):
     """The `Corpus` of `raw`: cleaned, masked, filtered, without duplicates, split.
 
@@ -315,7 +317,7 @@ def _unseen(monologues, splits):
     held_out = [" ".join(conversation.turns)
                 for split in ("validation", "test") for conversation in splits[split]]
     texts = held_out + list(dict.fromkeys(monologues))
-    pairs = near_duplicates(texts)
+    pairs = near_duplicates(texts) if texts else []
     seen = {later for earlier, later, _ in pairs if earlier < len(held_out)}
     return [text for place, text in enumerate(texts)
             if place >= len(held_out) and place not in seen]

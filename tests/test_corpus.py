@@ -438,3 +438,45 @@ def test_a_personal_detail_would_be_found():
         assert [found for shown in output_texts(notebook) for found in details(shown)], text
     assert details("write to eve@example.org", {"[email]"}) == ["[email] eve@example.org"]
     assert details("conversations_kept: 3,158") == [] and details("ask conversations_kept2") == ["[handle] conversations_kept2"]
+
+
+# What mutation found untested
+
+def entry(*texts, senders="xy", prompt=None):
+    return {"messages": [[{"sender": senders[place % len(senders)], "text": text}] for place, text in enumerate(texts)], "prompt": prompt}
+
+
+def ids(split, count):
+    """Identifiers that fall to `split`."""
+    return [id for id in map(str, range(10_000)) if module.split_of(id) == split][:count]
+
+
+def test_monologues_are_those_of_training():
+    """What one person said in a held-out conversation is not training text."""
+    raw = {id: entry(f"hello {id}", senders="x") for split in module.SPLITS for id in ids(split, 3)}
+    raw |= {id: entry(*(f"word{place} of{place} talk{place} number{place} {id}{place}" for place in range(4))) for id in ids("train", 5)[3:]}
+    assert sorted(module.build_corpus(raw, []).monologues) == sorted(f"hello {id}" for id in ids("train", 3))
+
+
+def test_a_conversation_keeps_its_prompt():
+    raw = {ids("test", 1)[0]: entry("a b c d e", "f g h i j", "k l m n o", "p q r s t", prompt="What did you eat?")}
+    [conversation] = module.build_corpus(raw, []).test
+    assert conversation.prompt == "What did you eat?"
+
+
+def test_a_corpus_may_have_nothing_held_out_and_no_monologues():
+    raw = {ids("train", 1)[0]: entry("a b c d e", "f g h i j", "k l m n o", "p q r s t")}
+    built = module.build_corpus(raw, [])
+    assert len(built.train) == 1 and built.monologues == []
+
+
+@pytest.mark.parametrize("change", ["label", "needs", "pattern", "unicode"])
+def test_the_recipe_knows_every_part_of_a_detail_and_unicode(monkeypatch, change):
+    before = module.recipe()
+    label, needs, pattern = module.DETAILS[0]
+    changed = {"label": ("[mail]", needs, pattern), "needs": (label, "@.", pattern), "pattern": (label, needs, re.compile("x"))}
+    if change == "unicode":
+        monkeypatch.setattr(unicodedata, "unidata_version", "0.0.0")
+    else:
+        monkeypatch.setattr(module, "DETAILS", [changed[change], *module.DETAILS[1:]])
+    assert module.recipe() != before

@@ -217,3 +217,9 @@ def test_plug_in_is_too_low_and_the_correction_helps(symbols, draws):
 def test_estimates_refuse_what_is_no_count(estimate, counts):
     with pytest.raises(ValueError, match="counts"):
         estimate(counts)
+
+
+def test_symbols_of_huffman_need_no_order_of_their_own():
+    """Ties are broken by place, so symbols are never compared."""
+    code = huffman_code({"a": 1, None: 1, (2,): 1, 3.5: 1})
+    assert len(set(code.values())) == 4

@@ -193,16 +193,19 @@ SAME = {"loss": (2.0, "bits"), "size": (50, "words")}
 
 
 @pytest.mark.parametrize("notebook, runs, says", [
-    ("12_prediction", [SAME | {"loss": (2.04, "bits")}], "loss: 2.04 .* 2.0 ± 0.03.*REASON"),
-    ("12_prediction", [SAME | {"loss": (1.96, "bits")}], "loss: 1.96 .* 2.0 ± 0.03.*REASON"),
-    ("12_prediction", [SAME | {"size": (51, "words")}], "size: 51 .* 50 ± .*REASON"),
-    ("12_prediction", [SAME | {"loss": (2.0, "nats")}], "loss: 2.0 nats .* 2.0 ± 0.03 bits.*REASON"),
-    ("12_prediction", [SAME | {"turns": (100, "turns")}], "'turns' is published by 10_corpus already"),
+    ("12_prediction", [SAME | {"loss": (2.04, "bits")}] * 2, "loss: 2.04 .* 2.0 ± 0.03.*REASON"),
+    ("12_prediction", [SAME | {"loss": (1.96, "bits")}] * 2, "loss: 1.96 .* 2.0 ± 0.03.*REASON"),
+    ("12_prediction", [SAME | {"size": (51, "words")}] * 2, "size: 51 .* 50 ± .*REASON"),
+    ("12_prediction", [SAME | {"loss": (2.0, "nats")}] * 2, "loss: 2.0 nats .* 2.0 ± 0.03 bits.*REASON"),
+    ("12_prediction", [SAME | {"turns": (100, "turns")}] * 2, "'turns' is published by 10_corpus already"),
     ("12_prediction", [SAME, {"loss": (2.0, "bits")}], "size was not measured in every run"),
     ("12_prediction", [{"loss": (2.0, "bits")}, SAME], "size was not measured in every run"),
     ("12_prediction", [SAME, SAME, {}], "loss was not measured in every run"),
+    ("12_prediction", [SAME], "two runs or more"),
+    ("12_prediction", [SAME, SAME | {"loss": (2.0, "nats")}], "loss was measured in bits and in nats"),
+    ("12_prediction", [SAME, SAME | {"loss": (float("nan"), "bits")}], "loss = nan is not a finite number"),
     ("12_prediction", [SAME, SAME | {"loss": (2.07, "bits")}], "the spread 0.07 is over a thirtieth of the value 2: too noisy"),
-], ids=["up", "down", "a count", "another unit", "another notebook's", "less in a later run", "more in a later run", "nothing in a run", "noise"])
+], ids=["up", "down", "a count", "another unit", "another notebook's", "less in a later run", "more in a later run", "nothing in a run", "one run", "two units", "not a number", "noise"])
 def test_what_record_refuses_leaves_the_file_as_it_was(file, notebook, runs, says):
     before = write(file)
     with pytest.raises(ResultError, match=says):
@@ -212,7 +215,7 @@ def test_what_record_refuses_leaves_the_file_as_it_was(file, notebook, runs, say
 
 def test_a_reason_does_not_buy_noise_or_another_notebook_s_name(file):
     before = write(file)
-    for runs in [SAME, SAME | {"loss": (3.0, "bits")}], [SAME | {"turns": (100, "turns")}], [SAME, {}]:
+    for runs in [SAME, SAME | {"loss": (3.0, "bits")}], [SAME | {"turns": (100, "turns")}] * 2, [SAME, {}]:
         with pytest.raises(ResultError):
             record("12_prediction", runs, reason="because", path=file)
     assert file.read_bytes() == before
@@ -225,20 +228,20 @@ def test_record_that_cannot_write_leaves_the_file_as_it_was(file, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError):
-        record("12_prediction", [SAME], path=file)
+        record("12_prediction", [SAME] * 2, path=file)
     assert file.read_bytes() == before and os.listdir(file.parent) == [file.name]
 
 
 def test_a_move_with_a_reason_is_recorded_and_its_history_kept(file):
     write(file)
     date = json.loads(file.read_text())["loss"]["date"]
-    assert record("12_prediction", [SAME | {"loss": (1.5, "bits")}], reason="a leak was closed", path=file) == ["loss", "size"]
+    assert record("12_prediction", [SAME | {"loss": (1.5, "bits")}] * 2, reason="a leak was closed", path=file) == ["loss", "size"]
     first = {"value": 2.0, "unit": "bits", "date": date, "reason": "a leak was closed"}
     assert load_references(file)["loss"]["value"] == 1.5
     assert load_references(file)["loss"]["history"] == [first] and load_references(file)["size"]["history"] == []
-    record("12_prediction", [SAME | {"loss": (1.5, "bits")}], path=file)  # no move: nothing to add
+    record("12_prediction", [SAME | {"loss": (1.5, "bits")}] * 2, path=file)  # no move: nothing to add
     assert load_references(file)["loss"]["history"] == [first]
-    record("12_prediction", [SAME | {"loss": (1.4, "bits")}], reason="better smoothing", path=file)
+    record("12_prediction", [SAME | {"loss": (1.4, "bits")}] * 2, reason="better smoothing", path=file)
     assert load_references(file)["loss"]["history"] == [first, {"value": 1.5, "unit": "bits", "date": date, "reason": "better smoothing"}]
 
 
@@ -253,7 +256,7 @@ def test_the_usual_run_gives_the_value_and_the_others_the_spread(file):
 
 def test_names_that_are_published_no_longer_are_dropped_and_others_stay(file):
     write(file)
-    assert set(record("12_prediction", [{"loss": (2.0, "bits")}], path=file)) == {"loss", "size"}
+    assert set(record("12_prediction", [{"loss": (2.0, "bits")}] * 2, path=file)) == {"loss", "size"}
     assert set(load_references(file)) == {"loss", "turns"}
     assert record("12_prediction", [{}], path=file) == ["loss"]
     assert set(load_references(file)) == {"turns"}
