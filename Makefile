@@ -23,7 +23,11 @@ help:  ## this list
 	@echo "                   https://pytorch.org/get-started/locally/"
 
 book: .venv-book/done  ## build the pages (needs no torch) and say where they are
-	@$(BOOK)/jupyter-book build . -W -n --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }  # or the next build would forget the warning
+	@# Sphinx builds changed pages only: after a change to what all pages share, and after a failure, it must begin anew.
+	@test -e _build/built -a -z "$$(find book/_static book/_ext _config.yml _toc.yml constraints.txt -newer _build/built 2>&1)" || rm -rf _build/.doctrees
+	@rm -f _build/built
+	@$(BOOK)/jupyter-book build . -W -n --keep-going --quiet
+	@touch _build/built
 	@test -s _build/html/index.html || { echo "the build left no _build/html/index.html" >&2; exit 1; }
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
