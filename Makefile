@@ -76,6 +76,6 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	@echo "== installing what runs the notebooks into .venv (some minutes, once)"
 	@$(PYTHON) -m venv .venv
 	@$(TEST)/python -m pip install --quiet --upgrade pip
-	@$(TEST)/python -m pip install --quiet torch --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(TEST)/python -m pip install --quiet torch --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(TEST)/python -m pip install --quiet --editable . --group test --constraint constraints.txt
 	@touch $@

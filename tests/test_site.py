@@ -171,7 +171,8 @@ def visit(browser, server, path, width=1280, scheme="light"):
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((server, "data:")) else strangers.append(request.url))
-    page.goto(server + path, wait_until="networkidle")
+    page.goto(server + path, wait_until="load")
+    page.wait_for_timeout(300)
     return page, complaints, strangers
 
 
@@ -184,6 +185,48 @@ def test_a_page_is_quiet_and_fits_wide_and_narrow(browser, server, page):
         broken = tab.evaluate("[...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src)")
         assert not broken, broken
         tab.context.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_axe_finds_no_serious_violation(browser, server, page):
+    """Deque's axe-core, on the page in light and in dark."""
+    from axe_playwright_python.sync_playwright import Axe
+    for scheme in "light", "dark":
+        tab, _, _ = visit(browser, server, f"{page}.html", scheme=scheme)
+        found = Axe().run(tab).response
+        assert len(found["passes"]) > 10
+        serious = [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found["violations"]
+                   if each["impact"] in ("serious", "critical")]
+        assert not serious, serious
+        tab.context.close()
+
+
+def test_axe_would_find_one(browser, server):
+    """The check above can fail: a picture without an alternative is found."""
+    from axe_playwright_python.sync_playwright import Axe
+    tab, _, _ = visit(browser, server, "book/index.html")
+    tab.evaluate("document.querySelector('article').append(Object.assign(new Image(), {src: '../_static/logo.svg'}))")
+    assert "image-alt" in {each["id"] for each in Axe().run(tab).response["violations"]}
+    tab.context.close()
+
+
+def test_every_control_is_reached_by_keyboard(browser, server):
+    """Tab walks through links, buttons and folds of a notebook's page, each with a visible focus; Enter unfolds a solution."""
+    tab, _, _ = visit(browser, server, "notebooks/11_surprise.html")
+    reached = set()
+    for _ in range(200):
+        tab.keyboard.press("Tab")
+        name = tab.evaluate("""() => { const e = document.activeElement, s = getComputedStyle(e);
+            const seen = s.outlineStyle !== 'none' || s.boxShadow !== 'none';
+            return [e.tagName, seen, e.closest('article, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article')?.className.split(' ')[0] ?? ''] }""")
+        reached.add((name[0], name[2]))
+        assert name[1] or name[0] == "BODY", name
+    assert {"A", "BUTTON", "SUMMARY"} <= {tag for tag, _ in reached}
+    fold = tab.locator("article details summary").last
+    fold.focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("[...document.querySelectorAll('article details')].at(-1).open")
+    tab.context.close()
 
 
 def test_mathematics_is_typeset(browser, server):

@@ -26,6 +26,14 @@ def leave_thebe_out(app, page, template, context, doctree):
         context[kind] = [file for file in context[kind] if "thebe" not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
 
 
+def name_toggles(app, page, template, context, doctree):
+    """Give the arrows that unfold a part in the sidebar a name, which the theme leaves out, for those who hear the page."""
+    make = context.get("generate_toctree_html")
+    if make:
+        name = '<summary aria-label="Chapters of this part">'
+        context["generate_toctree_html"] = lambda *arguments, **options: str(make(*arguments, **options)).replace("<summary>", name)
+
+
 def read_record(directive, name):
     """data/`name` as JSON; the page is built again when it changes."""
     file = ROOT / "data" / name
@@ -68,6 +76,7 @@ class Speeds(Directive):
 def setup(app):
     app.connect("config-inited", follow_fork)
     app.connect("html-page-context", leave_thebe_out, priority=900)
+    app.connect("html-page-context", name_toggles, priority=900)
     app.add_directive("last-runs", LastRuns)
     app.add_directive("speeds", Speeds)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
