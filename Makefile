@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help book test lab execute refresh export bench clean pins
+.PHONY: help book test lab execute refresh export bench adopt clean pins
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 JOBS   ?= 2
@@ -51,6 +51,9 @@ export: .venv/done  ## write practitioner/ from the notebooks
 
 bench: .venv/done  ## measure speeds, alone on the machine
 	@$(TEST)/python tools/bench.py
+
+adopt:  ## make a fork your own: REPO=owner/name
+	@$(PYTHON) tools/adopt.py $(REPO)
 
 clean:  ## remove what was built (the environments and the corpus cache stay)
 	rm -rf _build .pytest_cache .hypothesis build *.egg-info
