@@ -97,6 +97,8 @@ def test_on_colab_a_lone_notebook_fetches_the_rest_and_leaves_torch_alone(clone,
     variables |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{clone}.insteadOf", "GIT_CONFIG_VALUE_0": repository,
                   "JUPYTER_PATH": str(pathlib.Path(sys.prefix) / "share" / "jupyter")}
     done = subprocess.run([python, "-c", run], cwd=lone, env=variables, capture_output=True, text=True, check=False)
+    if "No matching distribution" in done.stderr and not os.environ.get("CI"):
+        pytest.skip("NO PACKAGE INDEX IS REACHED: Colab's set-up cell was not tried")
     assert done.returncode == 0 and "executed" in done.stdout, done.stderr[-3000:]
     assert sorted(path.name for path in lone.iterdir()) == ["11_surprise.ipynb", repository.rsplit("/", 1)[1]]
     assert (site / "chitchat_dataset").exists() and (site / "glin_profanity").exists()
