@@ -70,7 +70,7 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
 	@echo "== installing what builds the pages into .venv-book (about a minute, once)"
 	@$(PYTHON) -m venv .venv-book
-	@$(BOOK)/python -m pip install --quiet --upgrade pip
+	@$(BOOK)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	@$(BOOK)/python -m pip install --quiet --group book --constraint constraints.txt
 	@touch $@
 
@@ -78,7 +78,7 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
 	@echo "== installing what runs the notebooks into .venv (some minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(TEST)/python -m pip install --quiet --upgrade pip
+	@$(TEST)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	@$(TEST)/python -m pip install --quiet torch --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@$(TEST)/python -m pip install --quiet --editable . --group test --constraint constraints.txt
 	@touch $@

@@ -6,12 +6,12 @@ start_once = nbval.kernel.start_new_kernel
 
 def start_new_kernel(*arguments, **options):
     """Start a kernel, again if it dies at once: two that start together may have been given the same port."""
-    for _ in range(3):
+    for tries_left in (3, 2, 1, 0):
         try:
             return start_once(*arguments, **options)
         except RuntimeError:
-            continue
-    return start_once(*arguments, **options)
+            if not tries_left:
+                raise
 
 
 nbval.kernel.start_new_kernel = start_new_kernel
