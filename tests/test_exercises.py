@@ -324,6 +324,90 @@ def spread_of_neighbours(runs):
     return statistics.median(abs(later - run) for run, later in zip(runs, runs[1:]))
 
 
+def compare_in_nats(loss, tokens, size):
+    return loss * tokens / size, np.exp(loss), np.exp(loss * tokens / size)
+
+
+def compare_per_token(loss, tokens, size):
+    return loss / math.log(2), np.exp(loss), np.exp(loss)
+
+
+def compare_tokens_and_bytes_swapped(loss, tokens, size):
+    bits = loss / math.log(2) * size / tokens
+    return bits, np.exp(loss), 2**bits
+
+
+def compare_perplexity_of_bits_in_e(loss, tokens, size):
+    bits = loss / math.log(2) * tokens / size
+    return bits, np.exp(loss), np.exp(bits)
+
+
+def compare_two_to_the_nats(loss, tokens, size):
+    bits = loss / math.log(2) * tokens / size
+    return bits, 2**loss, 2**bits
+
+
+def compare_perplexity_divided(loss, tokens, size):
+    bits = loss / math.log(2) * tokens / size
+    return bits, np.exp(loss), np.exp(loss) * tokens / size
+
+
+def discounted_from_unseen_too(counts, lower, d):
+    return (np.maximum(counts - d, 0) + d * len(counts) * lower) / counts.sum() if counts.sum() else lower
+
+
+def discounted_once(counts, lower, d):
+    return (np.maximum(counts - d, 0) + d * lower) / counts.sum() if counts.sum() else lower
+
+
+def discounted_nothing_given_back(counts, lower, d):
+    return np.maximum(counts - d, 0) / counts.sum() if counts.sum() else lower
+
+
+def discounted_normalised_afterwards(counts, lower, d):
+    p = np.maximum(counts - d, 0) + lower
+    return p / p.sum()
+
+
+def discounted_only_to_the_unseen(counts, lower, d):
+    p = np.maximum(counts - d, 0) / max(counts.sum(), 1)
+    rest = np.where(counts == 0, lower, 0)
+    return p + (1 - p.sum()) * rest / max(rest.sum(), 1e-12)
+
+
+def discounted_without_a_zero_case(counts, lower, d):
+    return (np.maximum(counts - d, 0) + d * np.count_nonzero(counts) * lower) / max(counts.sum(), 1)
+
+
+def backoff_without_the_factor(grams, context, symbol):
+    if grams[context + symbol]:
+        return grams[context + symbol] / grams[context]
+    return backoff_without_the_factor(grams, context[1:], symbol) if context else 0
+
+
+def backoff_drops_the_last_of_the_context(grams, context, symbol):
+    if grams[context + symbol]:
+        return grams[context + symbol] / grams[context]
+    return 0.4 * backoff_drops_the_last_of_the_context(grams, context[:-1], symbol) if context else 0
+
+
+def backoff_only_once(grams, context, symbol):
+    if grams[context + symbol]:
+        return grams[context + symbol] / grams[context]
+    return 0.4 * grams[symbol] / grams[""]
+
+
+def backoff_interpolates(grams, context, symbol):
+    own = grams[context + symbol] / grams[context] if grams[context] else 0
+    return own + 0.4 * backoff_interpolates(grams, context[1:], symbol) if context else own
+
+
+def backoff_free_past_unseen_contexts(grams, context, symbol):
+    if not context or grams[context + symbol]:
+        return grams[context + symbol] / grams[context]
+    return (0.4 if grams[context] else 1) * backoff_free_past_unseen_contexts(grams, context[1:], symbol)
+
+
 WRONG = {
     "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
                                  turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
@@ -334,6 +418,12 @@ WRONG = {
                                         kraft_enough_strings_of_the_longest, kraft_enough_strings_of_each_length, kraft_natural_exponential, kraft_the_sum],
     "11_surprise: redundancy": [redundancy_entropy_over_maximum, redundancy_natural_logarithm_of_k, redundancy_only_what_occurs, redundancy_in_bits,
                                 redundancy_not_divided, redundancy_over_k, redundancy_nan_at_zero, redundancy_epsilon_in_the_logarithm],
+    "12_prediction: compare": [compare_in_nats, compare_per_token, compare_tokens_and_bytes_swapped, compare_perplexity_of_bits_in_e,
+                               compare_two_to_the_nats, compare_perplexity_divided],
+    "12_prediction: discounted": [discounted_from_unseen_too, discounted_once, discounted_nothing_given_back, discounted_normalised_afterwards,
+                                  discounted_only_to_the_unseen, discounted_without_a_zero_case],
+    "12_prediction: stupid_backoff": [backoff_without_the_factor, backoff_drops_the_last_of_the_context, backoff_only_once, backoff_interpolates,
+                                      backoff_free_past_unseen_contexts],
     "90_honest_numbers: robust_spread": [spread_maximum, spread_mean, spread_standard_deviation, spread_with_signs, spread_sign_taken_last,
                                          spread_first_run_counted, spread_middle_without_sorting, spread_upper_middle, spread_lower_middle,
                                          spread_around_the_median, spread_of_neighbours],

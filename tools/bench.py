@@ -48,6 +48,31 @@ def huffman():
             "Huffman, decode": (len(text) / best(lambda: decode(bits, code)) / 1e6, "MB/s")}
 
 
+def ngrams():
+    from practitioner.corpus import load_corpus
+    from practitioner.prediction import bits_by_order, kneser_ney, NGramCounts, nodes_of, train_ngram
+    corpus = load_corpus()
+    train, validation, test = (corpus.text(split) for split in ("train", "validation", "test"))
+
+    def all_orders():
+        counts = NGramCounts(train, 8)
+        bits_by_order(counts, nodes_of(counts, validation), kneser_ney())
+    measured = {"n-grams, count and judge orders 0 to 8": (best(all_orders), "s")}
+    for order in 8, 12:
+        started = time.perf_counter()
+        model = train_ngram(train, order)
+        measured[f"n-gram of order {order}, train"] = time.perf_counter() - started, "s"
+        measured[f"n-gram of order {order}, score"] = len(test) / best(lambda: model.probabilities(test)) / 1e6, "MB/s"
+
+        def one_by_one():
+            state = model.start()
+            for byte in test[:20_000].encode():
+                model.distribution(state)
+                state = model.advance(state, byte)
+        measured[f"n-gram of order {order}, one by one"] = 20_000 / best(one_by_one) / 1e6, "MB/s"
+    return measured
+
+
 def book():
     make = ["make", "--no-print-directory", "book"]
     run = lambda: subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: E731
@@ -61,7 +86,7 @@ def book():
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "book": book}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "book": book}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
