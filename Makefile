@@ -53,7 +53,7 @@ bench: .venv/done  ## measure speeds, alone on the machine
 	@$(TEST)/python tools/bench.py
 
 adopt:  ## make a fork your own: REPO=owner/name
-	@$(PYTHON) tools/adopt.py $(REPO)
+	@$(PYTHON) tools/adopt.py $(REPO) $(if $(ORIGINAL),--original)
 
 clean:  ## remove what was built (the environments and the corpus cache stay)
 	rm -rf _build .pytest_cache .hypothesis build *.egg-info

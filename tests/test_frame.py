@@ -183,22 +183,55 @@ def test_the_version_is_the_same_everywhere():
     assert practitioner.__version__ == PROJECT["project"]["version"] == str(CITATION["version"])
 
 
+def own(file):
+    """The text of a file, without what CITATION.cff says of the book that a fork was made from."""
+    return (ROOT / file).read_text(encoding="utf-8").split("\nreferences:\n")[0]
+
+
 def repositories(text):
     """The repositories, owner/name, that a text leads to, of those called as this one; and the owners of its pages."""
     name = re.escape(REPOSITORY.split("/")[1])
-    owners = re.findall(rf"([\w.-]+)/{name}\b", text.replace(".github.io/", "/"))
+    owners = re.findall(rf"([\w.-]+)/{name}(?![\w-])", text.replace(".github.io/", "/"))
     return {f"{owner}/{REPOSITORY.split('/')[1]}" for owner in owners}
 
 
-SPEAKERS = ["_config.yml", "CITATION.cff", "README.md", "notebooks/10_corpus.ipynb", "book/using.md"]
+def addresses(text):
+    """The repositories that a text leads to, whatever they are called: on GitHub, as pages, in Binder, in Colab."""
+    hosts = r"https://github\.com/|https://mybinder\.org/v2/gh/|https://colab\.research\.google\.com/github/"
+    found = re.findall(rf"(?:{hosts})([\w-]+/[\w.-]+)", text) + [f"{owner}/{name}" for owner, name in re.findall(r"https://([\w-]+)\.github\.io/([\w.-]+)", text)]
+    return {name.rstrip(".") for name in found}
 
 
-@pytest.mark.parametrize("file", [file.relative_to(ROOT).as_posix() for pattern in ("*.yml", "*.cff", "*.md", "book/**/*.md", "notebooks/*.ipynb", "data/**/*.md")
+SPEAKERS = ["_config.yml", "CITATION.cff", "README.md", "book/using.md", *(f"notebooks/{file.name}" for file in sorted((ROOT / "notebooks").glob("*.ipynb")))]
+SILENT = ["environment.yml", "pyproject.toml", "Makefile", *(file.relative_to(ROOT).as_posix() for file in sorted((ROOT / ".github").rglob("*.y*ml")))]
+
+
+@pytest.mark.parametrize("file", [file.relative_to(ROOT).as_posix() for pattern in ("*.yml", "*.cff", "*.md", "book/**/*.md", "notebooks/*.ipynb", "data/**/*.md", "practitioner/*.py", "tools/*.py")
                                   for file in sorted(ROOT.glob(pattern))])
 def test_the_repository_is_the_same_everywhere(file):
     """Whoever forks it and changes the name has forgotten none; no link leads to the account of someone else."""
-    found = repositories((ROOT / file).read_text(encoding="utf-8"))
+    found = repositories(own(file))
     assert found <= {REPOSITORY} and (found or file not in SPEAKERS)
+
+
+@pytest.mark.parametrize("file", ["README.md", "CITATION.cff", "_config.yml"])
+def test_these_files_lead_to_no_other_repository(file):
+    """... even to one with another name, such as the one that was forked."""
+    assert addresses(own(file)) == {REPOSITORY}
+
+
+@pytest.mark.parametrize("file", SILENT)
+def test_these_files_name_no_repository(file):
+    """So `make adopt` need not change them; workflows it could not. Actions are named without their address."""
+    assert not addresses((ROOT / file).read_text(encoding="utf-8")) and not repositories((ROOT / file).read_text(encoding="utf-8"))
+
+
+def test_the_buttons_of_the_readme_launch_this_repository():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    buttons = re.findall(r"\[!\[([^\]]+)\]\((https://\S+\.svg)\)\]\((\S+)\)", text)
+    assert [words for words, _, _ in buttons] == ["Launch in Binder", "Open in Colab"]
+    for _, _, target in buttons:
+        assert addresses(target) == {REPOSITORY} and (ROOT / "notebooks" / re.search(r"[^/]+\.ipynb$", target)[0]).exists()
 
 
 def test_the_addresses_are_those_of_the_repository():
@@ -214,7 +247,8 @@ def test_the_addresses_are_those_of_the_repository():
 @pytest.mark.parametrize("text", ["https://github.com/ADA/{name}", "https://ADA.github.io/{name}/x", "https://mybinder.org/v2/gh/ADA/{name}/main"])
 def test_another_account_would_be_noticed(text):
     name = REPOSITORY.split("/")[1]
-    assert repositories(text.format(name=name)) == {f"ADA/{name}"}
+    assert repositories(text.format(name=name)) == addresses(text.format(name=name)) == {f"ADA/{name}"}
+    assert addresses(text.format(name="other")) == {"ADA/other"}
 
 
 # The repository
