@@ -55,12 +55,15 @@ def make_table(head, rows, widths):
 
 
 class LastRuns(Directive):
-    """`{last-runs}`: each notebook's last execution, its duration, memory, machine and versions, from data/runs.json."""
+    """`{last-runs}`: the last execution of each notebook of this edition, its duration, memory, machine and versions, from data/runs.json."""
 
     def run(self):
+        pages = self.state.document.settings.env.found_docs
         rows = [[name, run["date"], f"{run['seconds']:.0f} s", f"{run['peak_mb']:,} MB" if run["peak_mb"] else "",
                  f"Python {run['versions']['python']}, NumPy {run['versions']['numpy']}, torch {run['versions'].get('torch', 'none')}",
-                 run["machine"]] for name, run in sorted(read_record(self, "runs.json").items())]
+                 run["machine"]] for name, run in sorted(read_record(self, "runs.json").items()) if f"notebooks/{name}" in pages]
+        if not rows:
+            return [nodes.paragraph(text="This edition has no notebook.")]
         return [make_table(["Notebook", "Run on", "Took", "Memory", "Versions", "Machine"], rows, (18, 10, 6, 8, 18, 24))]
 
 
