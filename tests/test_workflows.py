@@ -16,7 +16,7 @@ WORKFLOWS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROO
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PAGES = re.findall(r"^[ -]*(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), re.M)
 TARGETS = set(re.findall(r"^([\w./-]+)(?: [\w./-]+)*:(?!=)", MAKEFILE, re.M)) - {".PHONY"}
-WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}}
+WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}, ("adopt.yml", "adopt"): {"contents"}}
 USE = re.compile(r"^ *(?:- )?uses: *(\S+) *(.*)$", re.M)
 
 
@@ -63,10 +63,10 @@ def test_a_workflow_is_as_it_should_be(name):
 
 
 def test_what_was_looked_at():
-    """... was there to be looked at: three workflows, which make what they say, with one commit of each action."""
-    assert WORKFLOWS.keys() == {"test.yml", "publish.yml", "links.yml"}
+    """... was there to be looked at: four workflows, which make what they say, with one commit of each action."""
+    assert WORKFLOWS.keys() == {"test.yml", "publish.yml", "links.yml", "adopt.yml"}
     asked = {name: set().union(*(made(step.get("run", "")) for step in steps(yaml.safe_load(text)))) for name, text in WORKFLOWS.items()}
-    assert asked == {"test.yml": {"test"}, "publish.yml": {"book"}, "links.yml": {"book"}} and {"test", "book"} <= TARGETS
+    assert asked == {"test.yml": {"test"}, "publish.yml": {"book"}, "links.yml": {"book"}, "adopt.yml": {"adopt"}} and {"test", "book", "adopt"} <= TARGETS
     used = {use for text in WORKFLOWS.values() for use in USE.findall(text)}
     assert len({action.split("@")[0] for action, _ in used}) == len(used) >= 4
 
@@ -81,6 +81,8 @@ def test_what_was_looked_at():
     ("publish.yml", r"permissions: \{\}", "", "permissions at the top"),
     ("publish.yml", r"contents: read", "pages: write", "build may write pages"),
     ("links.yml", r"issues: write", "contents: write", "report may write contents"),
+    ("adopt.yml", r"(?<!`)contents: write", "pull-requests: write", "adopt may write pull-requests"),
+    ("adopt.yml", r'REPO="\$REPO"', "REPO=${{ github.repository }}", "an expression in a script"),
     ("test.yml", r"make test PYTHON", "make tests PYTHON", "there is no `make tests`"),
     ("test.yml", r"make test PYTHON", "cd . && make --silent JOBS=1 all PYTHON", "there is no `make all`"),
     ("test.yml", r"set -euo pipefail", "set -e", "not strict"),
@@ -194,3 +196,35 @@ def test_there_is_one_issue_while_links_are_broken(tmp_path, broken, issues, ask
     assert done.returncode == 0, done.stderr
     assert ((tmp_path / "asked").read_text(encoding="utf-8").splitlines() if asked else (tmp_path / "asked").exists()) == ([asked] if asked else False)
     assert broken == "0" or (tmp_path / "body.md").read_text(encoding="utf-8").endswith("\n\n- $(touch bad) `touch bad`\n") and not (tmp_path / "bad").exists()
+
+
+@needs_shell
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_a_fork_adopts_the_book_and_commits_it_once(tmp_path):
+    """On GitHub's machine as here, with a folder in place of GitHub: what is pushed leaves the workflows alone; the second time nothing is."""
+    from test_fork import commit, git, make_clone, name_in
+    make_clone(tmp_path / "fork")
+    git(tmp_path, "clone", "--quiet", "--bare", "fork", "github")
+    git(tmp_path, "clone", "--quiet", "github", "runner")
+    program(tmp_path / "runner" / "bin" / "gh", 'echo "$*" >>asked')
+    branch = git(tmp_path / "runner", "branch", "--show-current").strip()
+    repository = dict(REPO="Student-42/my-course", BRANCH=branch, ORIGINAL="")
+    heads = []
+    for _ in range(2):
+        done = run("adopt.yml", "Adopt, and commit what changed", tmp_path / "runner", **repository)
+        assert done.returncode == 0, done.stdout + done.stderr
+        heads.append(git(tmp_path / "github", "rev-parse", branch))
+    assert heads[0] == heads[1] != git(tmp_path / "fork", "rev-parse", "HEAD")
+    assert (tmp_path / "runner" / "asked").read_text(encoding="utf-8") == "auth setup-git\n"
+    git(tmp_path / "fork", "pull", "--quiet", "--ff-only", str(tmp_path / "github"), branch)
+    changed = git(tmp_path / "fork", "diff", "--name-only", "HEAD~1").splitlines()
+    assert name_in(tmp_path / "fork") == "Student-42/my-course" and "CITATION.cff" in changed and not [name for name in changed if name.startswith((".github", "bin"))]
+    commit(tmp_path / "fork", "somebody was quicker")
+    git(tmp_path / "fork", "push", "--quiet", str(tmp_path / "github"), f"HEAD:{branch}")
+    done = run("adopt.yml", "Adopt, and commit what changed", tmp_path / "runner", **repository | {"REPO": "another/course"})
+    assert done.returncode == 1 and f"{branch} was not changed" in done.stderr
+
+
+def test_pushes_to_the_book_itself_adopt_nothing():
+    job = yaml.safe_load(WORKFLOWS["adopt.yml"])["jobs"]["adopt"]
+    assert job["if"] == "github.event.repository.fork || github.event_name == 'workflow_dispatch'"
