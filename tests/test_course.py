@@ -39,10 +39,10 @@ def run_tests(folder, *arguments):
                           text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
 
 
-# Not run in the clone: this file and test_fork.py, which make clones; the browser; and what neither a name nor the contents can change,
+# Not run in the clone: this file, test_fork.py and a test of the workflows, which make clones; the browser; and what neither a name nor the contents can change,
 # that is the corpus, nbval itself, and the results that it measures.
 SUITE = ["tests", *(f"--ignore=tests/test_{name}.py" for name in ("course", "fork", "corpus", "strict", "results")),
-         "-k", "not (quiet_and_fits or axe or keyboard or typeset or search_finds)"]
+         "-k", "not (quiet_and_fits or axe or keyboard or typeset or search_finds or commits_it_once)"]
 
 
 def test_a_course_without_a_part_passes_its_own_tests(tmp_path):

@@ -90,9 +90,22 @@ def test_a_fork_cites_the_book_that_it_was_made_from_and_the_book_itself_does_no
         assert not files_that_name(clone, "Hypatia-9") and name in own(clone / "README.md")
     for file in clone / "notebooks" / "10_corpus.ipynb", clone / "book" / "errata.md":  # a merge
         file.write_text(file.read_text(encoding="utf-8").replace("another/the-book-2", "Hypatia-9/the-book"), encoding="utf-8")
+    cited = (clone / "CITATION.cff").read_text(encoding="utf-8")
+    (clone / "CITATION.cff").write_text(own(clone / "CITATION.cff").replace("another/the-book-2", "Hypatia-9/the-book") + "\n", encoding="utf-8")  # theirs was taken
     assert adopt(clone, "another/the-book-2").returncode == 0 and not files_that_name(clone, "Hypatia-9")
+    assert [each["repository-code"] for each in citation()["references"]] == ["https://github.com/Hypatia-9/the-book"]
+    assert (clone / "CITATION.cff").read_text(encoding="utf-8") == cited
     assert adopt(clone, "Hypatia-9/the-book").returncode == 0 and "references" not in citation()  # what is given back to the book
     git(clone, "checkout", "--quiet", "--", ".")
+
+
+def test_a_conflict_in_the_configuration_is_named(clone):
+    file = clone / "_config.yml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(re.sub(r"(  url: https://github\.com/)\S+\n", r"<<<<<<< HEAD\n\1a/b\n=======\n\1c/d\n>>>>>>> upstream/main\n", text), encoding="utf-8")
+    done = adopt(clone, "a/b")
+    git(clone, "checkout", "--quiet", "--", "_config.yml")
+    assert done.returncode == 1 and "names 2. If a merge left a conflict there, settle it first" in done.stderr and not git(clone, "status", "--porcelain")
 
 
 @pytest.mark.parametrize("name", ["", "my-course", "a/b/c", "a b/c", "https://github.com/a/b"])

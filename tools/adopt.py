@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?/[A-Za-z0-9._-]+")
 PLACEHOLDER = ("YOUR_ACCOUNT", "becoming-a-machine-learning-practitioner")  # the book's name while it has no home
 WORKFLOWS = ".github/"  # they name no repository, and the token of a workflow may not change them
-MADE_FROM = '''references:
+MADE_FROM = '''\
   - type: software
     title: Becoming a Machine Learning Practitioner
     notes: The book that this one was made from.
@@ -30,13 +30,15 @@ def names_in(pattern, *files):
 
 def current():
     """The owner and the name of the repository that _config.yml names."""
-    [name] = names_in(r"^ *url: https://github\.com/([^/\s]+)/(\S+)$", ROOT / "_config.yml")
-    return name
+    found = names_in(r"^ *url: https://github\.com/([^/\s]+)/(\S+)$", ROOT / "_config.yml")
+    if len(found) != 1:
+        sys.exit(f"_config.yml must name one repository, under `url:`, but names {len(found)}. If a merge left a conflict there, settle it first.")
+    return found[0]
 
 
 def earlier():
-    """Names that are replaced too: the placeholder, the cited original's, and those of set-up cells that a merge brought in."""
-    found = names_in(r"^ +repository-code: https://github\.com/([^/\s]+)/(\S+)$", ROOT / "CITATION.cff")
+    """Names that are replaced too: the placeholder, the cited original's, and those that a merge brought into CITATION.cff and set-up cells."""
+    found = names_in(r"^ *repository-code: https://github\.com/([^/\s]+)/(\S+)$", ROOT / "CITATION.cff")
     found += names_in(r'"REPOSITORY = \\"([^/"\\]+)/([^"\\]+)\\"', *sorted((ROOT / "notebooks").glob("*.ipynb")))
     return {PLACEHOLDER, *found}
 
@@ -50,17 +52,16 @@ def adopt(text, old, new):
 
 
 def cite(text, old, new, original):
-    """The text of CITATION.cff, naming `new`, and, unless that is the original, the book that it was made from: the first fork's `old`."""
+    """The text of CITATION.cff, naming `new` in place of the names `old`, and, unless `new` is the original, the book that it was made from."""
     own, found, made_from = text.partition("references:\n")
     for name in old:
         own = adopt(own, name, new)
     if original or f"repository-code: https://github.com/{'/'.join(new)}\n" in made_from:
         return own
-    if not found:
-        made_from = MADE_FROM.removeprefix("references:\n")
-        if old[0] != PLACEHOLDER:
-            made_from += f"    repository-code: https://github.com/{'/'.join(old[0])}\n"
-    return own + "references:\n" + made_from
+    others = [name for name in old if name not in (new, PLACEHOLDER)]
+    if not found and (others or old[0] == PLACEHOLDER):
+        found, made_from = "references:\n", MADE_FROM + "".join(f"    repository-code: https://github.com/{'/'.join(name)}\n" for name in others[:1])
+    return own + found + made_from
 
 
 def main():
