@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help book test lab execute refresh export bench adopt clean pins
+.PHONY: help book test lab execute refresh export bench adopt chapter clean pins
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 JOBS   ?= 2
@@ -54,6 +54,9 @@ bench: .venv/done  ## measure speeds, alone on the machine
 
 adopt:  ## make a fork your own: REPO=owner/name
 	@$(PYTHON) tools/adopt.py $(REPO) $(if $(ORIGINAL),--original)
+
+chapter:  ## begin a notebook of your own: NB=week_1
+	@$(PYTHON) tools/chapter.py $(NB)
 
 clean:  ## remove what was built (the environments and the corpus cache stay)
 	rm -rf _build .pytest_cache .hypothesis build *.egg-info

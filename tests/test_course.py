@@ -45,16 +45,27 @@ SUITE = ["tests", *(f"--ignore=tests/test_{name}.py" for name in ("course", "for
          "-k", "not (quiet_and_fits or axe or keyboard or typeset or search_finds or commits_it_once)"]
 
 
-def test_a_course_without_a_part_passes_its_own_tests(tmp_path):
-    """All of Part 1 is left out: its chapter and its notebooks, to which most of the rest refers."""
+def test_a_course_passes_its_own_tests(tmp_path):
+    """All of Part 1 is left out, its chapter and its notebooks, to which most of the rest refers; and a notebook of the course's own is added."""
     course = make_clone(tmp_path / "course")
     assert adopt(course, "Student-42/my-course").returncode == 0
     leave_out(course, "Part 1: Information")
-    assert "notebooks/1" not in (course / "_toc.yml").read_text(encoding="utf-8")
+    contents = course / "_toc.yml"
+    for command in "chapter.py", "execute.py":
+        done = subprocess.run([sys.executable, f"tools/{command}", "week_1"], cwd=course, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert done.returncode == 0, done.stdout
+    contents.write_text(contents.read_text(encoding="utf-8").replace("      - file: book/using\n", "      - file: book/using\n      - file: notebooks/week_1\n"), encoding="utf-8")
+    assert set(re.findall(r"notebooks/\w+", contents.read_text(encoding="utf-8"))) == {"notebooks/week_1", "notebooks/90_honest_numbers"}
     commit(course, "A course")
     done = run_tests(course, *SUITE)
     assert done.returncode == 0, done.stdout[-4000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 300, done.stdout[-500:]
+
+
+def test_a_notebook_is_not_begun_over_another_or_under_a_bad_name(tmp_path):
+    for name, fault in ("11_surprise", "is there already"), ("week 1", "is no name"), ("week_1.ipynb", "is no name"), ("../week", "is no name"):
+        done = subprocess.run([sys.executable, ROOT / "tools" / "chapter.py", name], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and fault in done.stderr
 
 
 EXTRA = """(rules)=
