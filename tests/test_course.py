@@ -68,6 +68,19 @@ def test_a_notebook_is_not_begun_over_another_or_under_a_bad_name(tmp_path):
         assert done.returncode == 2 and fault in done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the command is for a POSIX shell")
+def test_what_is_handed_out_has_no_solution(tmp_path):
+    """By the command that the page on teaching shows."""
+    [command] = re.findall(r"^\.venv/bin/(jupyter nbconvert .*?)^```", (ROOT / "book" / "teaching.md").read_text(encoding="utf-8"), re.M | re.S)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    done = subprocess.run(f"{pathlib.Path(sys.executable).parent}/{command}", shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for file in sorted((tmp_path / "notebooks").glob("*.ipynb")):
+        cells, handed = (json.loads(each.read_text(encoding="utf-8"))["cells"] for each in (file, tmp_path / "handout" / file.name))
+        kept = [cell["source"] for cell in cells if "solution" not in cell["metadata"].get("tags", [])]
+        assert [cell["source"] for cell in handed] == kept and len(kept) < len(cells) and not any(cell.get("outputs") for cell in handed), file.name
+
+
 EXTRA = """(rules)=
 # Rules of the course
 

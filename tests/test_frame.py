@@ -283,6 +283,14 @@ def test_make_help_lists_every_target():
     assert len(described) >= 8 and set(phony) - {"pins"} == described.keys() - {"pins"}
 
 
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", *(f"book/{file.name}" for file in sorted((ROOT / "book").glob("*.md")))])
+def test_what_the_text_asks_of_make_is_there(file):
+    """`make word`, in a line of code or at the beginning of one in a block."""
+    targets = re.findall(r"^([\w-]+):.*?## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    asked = re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / file).read_text(encoding="utf-8"), re.M)
+    assert not set(asked) - set(targets) and (asked or file not in ("README.md", "CONTRIBUTING.md", "book/using.md", "book/teaching.md"))
+
+
 @pytest.mark.parametrize("file", [file for file in sorted((ROOT / "tools").glob("*.py")) if "argparse" in file.read_text(encoding="utf-8")], ids=lambda file: file.name)
 def test_a_tool_says_what_it_does(file):
     """--help works in any folder, changes nothing, and begins with what the tool is for."""
