@@ -1,6 +1,7 @@
 """The built site: clean from a clean tree, every link good, and as a reader meets it in a real browser."""
 import functools
 import http.server
+import json
 import os
 import pathlib
 import re
@@ -94,12 +95,12 @@ def test_pages_show_no_raw_markup_and_every_picture_has_an_alternative(site, pag
 
 
 def test_numbers_in_the_narrative_are_those_of_the_results(site):
-    """The front page's glued numbers are the references, formatted."""
-    import json
+    """The glued numbers of the front page and of the first part are the references, formatted."""
     results = json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))
-    text = parse(site / "book" / "index.html").find("article").get_text()
-    for name in ("conversations_kept", "conversations_raw"):
-        assert f"{results[name]['value']:,}" in text
+    for page in {"book/index", "book/information"} & set(PAGES):
+        wanted = re.findall(r"\{glue:text\}`\S+::(\w+):(\S+)`", (ROOT / f"{page}.md").read_text(encoding="utf-8"))
+        shown = [tag.get_text() for tag in parse(site / f"{page}.html").find("article").find_all(class_="pasted-text")]
+        assert shown == [format(int(results[name]["value"]) if form.endswith("d") else results[name]["value"], form) for name, form in wanted]
 
 
 def test_a_number_that_no_notebook_publishes_fails_the_build(tmp_path):
