@@ -56,14 +56,13 @@ def read_source(file):
     return {"title": title, "labels": {nodes.fully_normalize_name(label): words for label, words in labels.items()}, "terms": terms}
 
 
-def find_left_out(app, env, added, changed, removed):
-    """Note the pages that are left out; when they are others than the last time, all pages are read again."""
-    files = [file for folder in FOLDERS for suffix in (".md", ".ipynb") for file in sorted((pathlib.Path(app.srcdir) / folder).rglob(f"*{suffix}"))
-             if not any(part.startswith((".", "_")) for part in file.relative_to(app.srcdir).parts)]
-    names = {file.relative_to(app.srcdir).with_suffix("").as_posix(): file for file in files}
+def find_left_out(app, env, names_to_read):
+    """Note the pages whose sources exist but are not in the contents. (When the contents change, Sphinx reads all pages again.)"""
+    root = pathlib.Path(app.srcdir)
+    files = [file for folder in FOLDERS for suffix in (".md", ".ipynb") for file in sorted((root / folder).rglob(f"*{suffix}"))
+             if not any(part.startswith((".", "_")) for part in file.relative_to(root).parts)]
+    names = {file.relative_to(root).with_suffix("").as_posix(): file for file in files}
     app.left_out = {name: read_source(file) for name, file in names.items() if name not in env.found_docs}
-    before, env.left_out = getattr(env, "left_out", None), sorted(app.left_out)
-    return env.found_docs - added if before not in (None, env.left_out) else []
 
 
 # What would have referred to it
@@ -136,6 +135,6 @@ def setup(app):
                  **{kind: (lambda self, node: None, lambda self, node: None) for kind in ("latex", "text", "man", "texinfo")})
     app.add_post_transform(LeaveOut)
     app.add_role("chapter", Chapter())
-    app.connect("env-get-outdated", find_left_out)
+    app.connect("env-before-read-docs", find_left_out)
     app.connect("doctree-read", take_numbers)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
