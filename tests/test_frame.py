@@ -188,18 +188,16 @@ def own(file):
     return (ROOT / file).read_text(encoding="utf-8").split("\nreferences:\n")[0]
 
 
-def repositories(text):
-    """The repositories, owner/name, that a text leads to, of those called as this one; and the owners of its pages."""
-    name = re.escape(REPOSITORY.split("/")[1])
-    owners = re.findall(rf"([\w.-]+)/{name}(?![\w-])", text.replace(".github.io/", "/"))
-    return {f"{owner}/{REPOSITORY.split('/')[1]}" for owner in owners}
-
-
 def addresses(text):
-    """The repositories that a text leads to, whatever they are called: on GitHub, as pages, in Binder, in Colab."""
-    hosts = r"https://github\.com/|https://mybinder\.org/v2/gh/|https://colab\.research\.google\.com/github/"
-    found = re.findall(rf"(?:{hosts})([\w-]+/[\w.-]+)", text) + [f"{owner}/{name}" for owner, name in re.findall(r"https://([\w-]+)\.github\.io/([\w.-]+)", text)]
+    """The repositories, owner/name, that a text leads to: on GitHub, as pages, in Binder, in Colab, or from a set-up cell."""
+    places = r"https://github\.com/|https://mybinder\.org/v2/gh/|https://colab\.research\.google\.com/github/|REPOSITORY = \\?\""
+    found = re.findall(rf"(?:{places})([\w-]+/[\w.-]+)", text) + [f"{owner}/{name}" for owner, name in re.findall(r"https://([\w-]+)\.github\.io/([\w.-]+)", text)]
     return {name.rstrip(".") for name in found}
+
+
+def repositories(text):
+    """Those that are called as this one."""
+    return {name for name in addresses(text) if name.split("/")[1] == REPOSITORY.split("/")[1]}
 
 
 SPEAKERS = ["_config.yml", "CITATION.cff", "README.md", "book/using.md", *(f"notebooks/{file.name}" for file in sorted((ROOT / "notebooks").glob("*.ipynb")))]
@@ -223,7 +221,7 @@ def test_these_files_lead_to_no_other_repository(file):
 @pytest.mark.parametrize("file", SILENT)
 def test_these_files_name_no_repository(file):
     """So `make adopt` need not change them; workflows it could not. Actions are named without their address."""
-    assert not addresses((ROOT / file).read_text(encoding="utf-8")) and not repositories((ROOT / file).read_text(encoding="utf-8"))
+    assert not addresses((ROOT / file).read_text(encoding="utf-8"))
 
 
 def test_the_buttons_of_the_readme_launch_this_repository():
@@ -244,7 +242,7 @@ def test_the_addresses_are_those_of_the_repository():
         assert re.findall(r'^REPOSITORY = "(.*)"$', setup, re.M) == [REPOSITORY], file.name
 
 
-@pytest.mark.parametrize("text", ["https://github.com/ADA/{name}", "https://ADA.github.io/{name}/x", "https://mybinder.org/v2/gh/ADA/{name}/main"])
+@pytest.mark.parametrize("text", ["https://github.com/ADA/{name}", "https://colab.research.google.com/github/ADA/{name}/blob", '"REPOSITORY = \\"ADA/{name}\\"', "https://ADA.github.io/{name}/x", "https://mybinder.org/v2/gh/ADA/{name}/main"])
 def test_another_account_would_be_noticed(text):
     name = REPOSITORY.split("/")[1]
     assert repositories(text.format(name=name)) == addresses(text.format(name=name)) == {f"ADA/{name}"}
