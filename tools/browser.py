@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 
+NO_CHROMIUM = "NO CHROMIUM ON THIS MACHINE"
 COMPRESSED = re.compile(r"text/|application/(javascript|json|xml)|image/svg")  # what a web server such as GitHub Pages compresses
 
 
@@ -65,7 +66,7 @@ def weigh(browser, address):
     """Bytes that reach a reader who opens the page for the first time: all that is loaded, what is text compressed by gzip."""
     context = browser.new_context()
     page, responses = context.new_page(), []
-    page.on("response", responses.append)
+    page.on("response", lambda response: responses.append(response))
     page.goto(address, wait_until="networkidle")
     total = 0
     for response in responses:

@@ -12,7 +12,7 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from browser import chromium, find_chromium  # noqa: E402
+from browser import NO_CHROMIUM, chromium, find_chromium  # noqa: E402
 
 PAGE = """<!doctype html><meta charset="utf-8"><style>
   body {{ margin: 0; width: 1200px; height: 630px; display: flex; align-items: center; background: #fff; color: #14181e;
@@ -32,7 +32,7 @@ def main():
     parser.parse_args()
     program = find_chromium()
     if program is None:
-        sys.exit("no Chromium on this machine")
+        sys.exit(NO_CHROMIUM)
     static = ROOT / "book" / "_static"
     title = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
     html = PAGE.format(title=title, **{name.split(".")[0]: (static / name).read_text(encoding="utf-8") for name in ("logo.svg", "road.html")})

@@ -150,7 +150,7 @@ class Speeds(Directive):
     def run(self):
         rows = [[name, f"{speed['value']:,.3g} {speed['unit']}", speed["date"], speed["machine"]]
                 for name, speed in sorted(read_record(self, "speeds.json").items())]
-        return [make_table(["What", "Speed", "Measured on", "Machine"], rows, (24, 10, 10, 30))]
+        return [make_table(["What", "Value", "Measured on", "Machine"], rows, (24, 10, 10, 30))]
 
 
 def setup(app):
