@@ -6,6 +6,7 @@ import pathlib
 import re
 import struct
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -220,6 +221,17 @@ def test_the_recorded_measurements_keep_their_bounds():
     for start in bench.BOUNDS:
         assert sum(name.startswith(start) for name in speeds) == 1, start
     assert not [name for name, speed in speeds.items() if speed["value"] >= bench.bound(name)]
+
+
+def test_a_bound_that_is_broken_is_an_error_of_make_bench(monkeypatch, tmp_path):
+    import bench
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(bench, "weights", lambda: {bench.FRONT: (1.2, "MB"), bench.HEAVIEST + "book/index": (1.2, "MB")})
+    monkeypatch.setattr(sys, "argv", ["bench.py", "weights"])
+    with pytest.raises(SystemExit, match="^front page.* 1.2 MB, where the book promises less than 1$"):
+        bench.main()
+    assert list(json.loads((tmp_path / "data" / "speeds.json").read_text(encoding="utf-8"))) == [bench.HEAVIEST + "book/index"]
 
 
 FIGURES = """() => {
