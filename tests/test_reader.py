@@ -105,6 +105,12 @@ def test_a_link_to_the_page_is_shown_with_a_card(fork, page):
     assert not card_faults(parse_meta(page), page.find(rel="canonical")["href"], fork, "https://student-42.github.io/my-course/")
 
 
+def test_the_bare_address_leads_to_the_front_page_and_shows_its_card(fork):
+    page = parse(fork / "index.html")
+    assert page.find("meta", attrs={"http-equiv": "refresh"})["content"] == "0; url=book/index.html"
+    assert not card_faults(parse_meta(page), page.find(rel="canonical")["href"], fork, "https://student-42.github.io/my-course/")
+
+
 @pytest.mark.parametrize("name, value", [("og:image", "_static/card.png"), ("og:description", "Short."), ("og:image:width", "600"), ("twitter:card", "summary"), ("og:url", "book/index.html")])
 def test_a_bad_card_is_noticed(fork, name, value):
     page = parse(fork / "book" / "index.html")

@@ -47,6 +47,19 @@ def leave_thebe_out(app, page, template, context, doctree):
         context[kind] = [file for file in context[kind] if "thebe" not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
 
 
+def write_root(app, exception):
+    """The site's bare address, which is the one that people send each other: it leads to the front page, and shows the same card.
+
+    sphinx-external-toc, which would write it without the card, leaves one that is there."""
+    front = pathlib.Path(app.outdir, f"{app.config.root_doc}.html")
+    if exception or app.builder.name != "html" or app.config.root_doc == "index":
+        return
+    about = re.findall(r'<meta (?:property="og:|name="(?:description|twitter:))[^>]*>|<link rel="canonical"[^>]*>|<title>.*?</title>', front.read_text(encoding="utf-8"))
+    way = f'<meta http-equiv="refresh" content="0; url={app.config.root_doc}.html">'
+    lines = ["<!doctype html>", '<html lang="en"><meta charset="utf-8">', *about, way, f'<p><a href="{app.config.root_doc}.html">To the book</a></p></html>']
+    pathlib.Path(app.outdir, "index.html").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def lighten_head(app, page, template, context, doctree):
     """Give book/_templates/layout.html what it calls on the theme's head.
 
@@ -157,6 +170,7 @@ def setup(app):
     app.connect("config-inited", follow_fork)
     app.connect("config-inited", prepare_404)
     app.connect("doctree-read", offer_anchors)
+    app.connect("build-finished", write_root, priority=400)
     app.connect("html-page-context", finish_404)
     app.connect("html-page-context", leave_thebe_out, priority=900)
     app.connect("html-page-context", lighten_head, priority=900)
