@@ -24,7 +24,7 @@ help:  ## this list
 
 book: .venv-book/done  ## build the pages (needs no torch) and say where they are
 	@# Sphinx builds changed pages only: after a change to what all pages share, and after a failure, it must begin anew.
-	@test -e _build/built -a -z "$$(find book/_static book/_ext _config.yml _toc.yml constraints.txt -newer _build/built 2>&1)" || rm -rf _build/.doctrees
+	@test -e _build/built -a -z "$$(find book/_static book/_ext book/_templates _config.yml _toc.yml constraints.txt -newer _build/built 2>&1)" || rm -rf _build/.doctrees
 	@rm -f _build/built
 	@$(BOOK)/jupyter-book build . -W -n --keep-going --quiet
 	@touch _build/built

@@ -1,6 +1,4 @@
 """The built site: clean from a clean tree, every link good, and as a reader meets it in a real browser."""
-import functools
-import http.server
 import json
 import os
 import pathlib
@@ -8,11 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.parse
 
 import pytest
 import yaml
+from browser import NO_CHROMIUM, chromium, find_chromium, serve
 from bs4 import BeautifulSoup
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,7 +26,7 @@ def needs(*pages):
 
 def copy_sources(folder):
     """A copy of what the pages are built from, without anything that was built."""
-    for name in ("_config.yml", "_toc.yml", "book", "notebooks", "data"):
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
@@ -58,6 +56,11 @@ def parse(file):
     return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
 
 
+def parse_meta(page):
+    """The page's <meta> tags, name or property to content."""
+    return {tag.get("property") or tag.get("name"): tag["content"] for tag in page.find_all("meta", content=True)}
+
+
 def test_a_page_for_every_line_of_the_contents(site):
     for page in PAGES:
         assert (site / f"{page}.html").stat().st_size > 5000, page
@@ -66,7 +69,7 @@ def test_a_page_for_every_line_of_the_contents(site):
 
 def test_every_internal_link_and_anchor_resolves(site):
     """Follows each href and src of each page, within the site."""
-    pages = {file: parse(file) for file in site.rglob("*.html") if "_static" not in file.parts}
+    pages = {file: parse(file) for file in site.rglob("*.html") if "_static" not in file.parts and file.name != "404.html"}
     anchors = {file: {tag["id"] for tag in page.find_all(id=True)} for file, page in pages.items()}
     broken, followed = [], 0
     for file, page in pages.items():
@@ -122,6 +125,10 @@ def test_in_a_fork_every_button_leads_to_the_fork(tmp_path):
     assert 'rel="canonical" href="https://student-42.github.io/my-course/notebooks/11_surprise.html"' in page
     buttons = BeautifulSoup(page, "html.parser").find(class_="article-header-buttons")
     assert "YOUR_ACCOUNT" not in str(buttons)
+    card = parse_meta(BeautifulSoup(page, "html.parser"))["og:image"]
+    assert card == "https://student-42.github.io/my-course/_static/card.png"
+    missing = (folder / "_build" / "html" / "404.html").read_text(encoding="utf-8")
+    assert 'href="/my-course/book/index.html"' in missing
 
 
 def test_it_builds_in_a_shallow_clone(tmp_path):
@@ -132,44 +139,27 @@ def test_it_builds_in_a_shallow_clone(tmp_path):
     subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", clone], check=True)
     done = build(clone)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert (clone / "_build" / "html" / "index.html").exists()
+    page = (clone / "_build" / "html" / "book" / "using.html").read_text(encoding="utf-8")
+    assert "Last updated" not in page  # git cannot know
 
 
 # In a browser
 
-def find_chromium():
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture(scope="module")
 def server(site):
     """The site over http on localhost; its address."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with serve(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium. Without one the tests say so and are skipped; under CI they fail."""
+    """Headless Chromium. Without one the tests are left out, and tests/conftest.py says so at the end; under CI they fail."""
     program = find_chromium()
     if program is None:
-        message = "NO CHROMIUM ON THIS MACHINE: the site was not looked at in a browser"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        chromium = playwright.chromium.launch(executable_path=program, args=flags)
-        yield chromium
-        chromium.close()
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(NO_CHROMIUM)
+    with chromium(program) as browser:
+        yield browser
 
 
 def visit(browser, server, path, width=1280, scheme="light"):
