@@ -77,7 +77,7 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	@$(BOOK)/python -m pip install --quiet --group book --constraint constraints.txt
 	@touch $@
 
-# What prints the pages, for those who want a PDF: a third more in the same environment.
+# What prints the pages, beside what builds them, for those who want a PDF.
 .venv-book/pdf: .venv-book/done
 	@echo "== installing what prints the pages into .venv-book"
 	@$(BOOK)/python -m pip install --quiet --group pdf --constraint constraints.txt

@@ -142,11 +142,12 @@ def assemble(site):
         <p class="edition">Edition {version}, {date.day} {date:%B %Y}</p><p class="edition"><a href="{address}">{address.removeprefix("https://")}</a></p>
         <p class="edition">{BeautifulSoup(config["html"]["extra_footer"], "html.parser").get_text().strip()}</p></div>
         <nav class="book-contents" aria-labelledby="contents"><h1 class="chapter-title" id="contents">Contents</h1><ul>{"".join(lines)}</ul></nav>"""
-    scripts = [str(script) for script in root.select("head script") if "window.MathJax" in script.get_text()] + ['<script defer src="/_static/mathjax/tex-chtml.js"></script>']
+    settings = (re.search(r"<script>window\.MathJax = .*?</script>", (site / f"{page}.html").read_text(encoding="utf-8"), re.S) for page in pages)
+    scripts = next((found[0] for found in settings if found), "") + '<script defer src="/_static/mathjax/tex-chtml.js"></script>'
     return f"""<!DOCTYPE html>
 <html lang="{config["sphinx"]["config"]["language"]}" data-theme="light" data-mode="light">
 <head><meta charset="utf-8"><link rel="icon" href="data:,"><title>{html.escape(config["title"])}</title>
-{"".join(head)}<style>{(ROOT / "tools" / "pdf.css").read_text(encoding="utf-8")}{"".join(running)}</style>{"".join(scripts)}</head>
+{"".join(head)}<style>{(ROOT / "tools" / "pdf.css").read_text(encoding="utf-8")}{"".join(running)}</style>{scripts}</head>
 <body><main class="bd-content">{front}{"".join(map(str, body))}</main></body></html>"""
 
 
