@@ -287,10 +287,17 @@ def test_what_would_print_badly_is_refused(browser, site, tmp_path):  # noqa: F8
     assert not (tmp_path / "bad.pdf").exists()
 
 
-def test_a_link_that_leaves_the_book_by_a_file_is_refused(tmp_path):
-    (tmp_path / "a.html").write_text('<article><h1>A</h1><a href="lost.html">x</a></article>', encoding="utf-8")
-    with pytest.raises(SystemExit, match="a has a link to lost.html"):
-        pdf.chapter(tmp_path, "a", 0, ["a"])
+def test_links_follow_their_goals(tmp_path):
+    """Into the book, to the rest of the site, or nowhere."""
+    (tmp_path / "part").mkdir()
+    page, links = tmp_path / "part" / "a.html", {"../b.html#x": "#b.x", "#x": "#part.a.x", "a.html": "#part.a", "../c.csv": "https://site.example/c.csv", "mailto:a@b.example": "mailto:a@b.example"}
+    (tmp_path / "c.csv").touch()
+    page.write_text("<article><h1>A</h1>" + "".join(f'<a href="{link}">x</a>' for link in links) + "</article>", encoding="utf-8")
+    article = pdf.chapter(tmp_path, "part/a", 0, ["part/a", "b"], "https://site.example/")
+    assert [link["href"] for link in article.find_all("a")] == [*links.values()]
+    page.write_text('<article><h1>A</h1><a href="lost.html">x</a></article>', encoding="utf-8")
+    with pytest.raises(SystemExit, match="part/a has a link to lost.html"):
+        pdf.chapter(tmp_path, "part/a", 0, ["part/a"], "https://site.example/")
 
 
 # A single page, from the browser

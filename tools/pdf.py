@@ -4,7 +4,6 @@ Every page is taken from the built site, so that text, figures and numbers are t
 page numbers come before them, and the folded solutions of exercises come last. The page numbers are those of a first
 printing, and the printing is repeated until they hold. Looks are in tools/pdf.css and in book/_static/book.css."""
 import argparse
-import copy
 import datetime
 import functools
 import html
@@ -28,7 +27,7 @@ NAME = "becoming-a-machine-learning-practitioner.pdf"
 FLAGS = ["--disable-background-networking", "--disable-component-update", "--disable-gpu", "--disable-sync"]
 NO_BROWSER = """no Chromium, Chrome or Edge was found. Install one: chromium from your system's packages,
 Chrome from https://www.google.com/chrome/, or `python -m playwright install chromium` in the environment of this script"""
-NO_MARGINS = 131  # the first version that prints running heads and page numbers from style sheets
+OLDEST = 131  # the first version that prints running heads and page numbers from style sheets
 
 
 def contents(toc):
@@ -50,8 +49,10 @@ def title(tag):
     return tag.find(re.compile("h[1-6]")).decode_contents()
 
 
-def chapter(site, page, level, pages):
-    """The article of `page`, with ids and links that hold in the whole and its headings `level` levels down."""
+def chapter(site, page, level, pages, address):
+    """The article of `page`, with ids and links that hold in the whole and its headings `level` levels down.
+
+    A link to what else the site has (its index, a file) leads to the site's `address`."""
     article = BeautifulSoup((site / f"{page}.html").read_text(encoding="utf-8"), "html.parser").find("article")
     for tag in article.select("script, style, button, a.headerlink, .sd-summary-state-marker"):
         tag.decompose()
@@ -60,10 +61,13 @@ def chapter(site, page, level, pages):
             tag[key] = " ".join(name(page, each) for each in tag[key].split())
         if tag.name == "a" and "href" in tag.attrs and not re.match(r"[a-z]+:|//", tag["href"]):
             path, _, anchor = tag["href"].partition("#")
-            goal = posixpath.normpath(posixpath.join(posixpath.dirname(page), path.removesuffix(".html"))) if path else page
-            if goal not in pages:
-                raise SystemExit(f"{page} has a link to {tag['href']}, which is no page of the book")
-            tag["href"] = "#" + name(goal, urllib.parse.unquote(anchor))
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(page), urllib.parse.unquote(path))) if path else f"{page}.html"
+            if path.removesuffix(".html") in pages:
+                tag["href"] = "#" + name(path.removesuffix(".html"), urllib.parse.unquote(anchor))
+            elif (site / path).exists():
+                tag["href"] = address + path
+            else:
+                raise SystemExit(f"{page} has a link to {tag['href']}, which the site does not have")
         if tag.has_attr("src"):
             tag["src"] = "/" + posixpath.normpath(posixpath.join(posixpath.dirname(page), tag["src"]))
         if re.fullmatch("h[1-5]", tag.name):
@@ -108,6 +112,7 @@ def assemble(site):
     if missing:
         raise SystemExit(f"there is no {site / missing[0]}.html: build the pages first (`make book`)")
     root = BeautifulSoup((site / f"{pages[0]}.html").read_text(encoding="utf-8"), "html.parser")
+    address = root.find("link", rel="canonical")["href"].removesuffix(f"{pages[0]}.html")
     head = [f'<link rel="stylesheet" href="/{posixpath.normpath(posixpath.join(posixpath.dirname(pages[0]), link["href"]))}">'
             for link in root.select("head link[rel=stylesheet]")]
     body, lines, solutions, running = [], [], [], []
@@ -129,14 +134,13 @@ def assemble(site):
 
     for caption, some in parts:
         for page in some:
-            article = chapter(site, page, int(caption is not None), pages)
+            article = chapter(site, page, int(caption is not None), pages, address)
             solutions.append(take_solutions(page, article))
             add(article, (html.escape(caption), page == some[0]) if caption else None)
     if any(solutions):
         add(BeautifulSoup(f'<div class="bd-article chapter" id="solutions"><section id="solutions.all"><h1>Solutions</h1>{"".join(solutions)}</section></div>',
                           "html.parser").div)
     version, date = edition()
-    address = config["html"]["baseurl"] if (canonical := root.find("link", rel="canonical")) is None else canonical["href"].removesuffix(f"{pages[0]}.html")
     front = f"""<div class="title-page"><img src="/_static/logo.svg" alt="">
         <p class="book-title">{html.escape(config["title"])}</p><p class="subtitle">{root.find("article").find("em").get_text()}</p>
         <p class="edition">Edition {version}, {date.day} {date:%B %Y}</p><p class="edition"><a href="{address}">{address.removeprefix("https://")}</a></p>
@@ -174,8 +178,8 @@ def open_browser(playwright):
             if found:
                 raise SystemExit(f"{found} does not start:\n{error}") from None
             continue
-        if int(browser.version.split(".")[0]) < NO_MARGINS:
-            raise SystemExit(f"Chromium {browser.version} is too old to print page numbers; {NO_MARGINS} or newer is needed")
+        if int(browser.version.split(".")[0]) < OLDEST:
+            raise SystemExit(f"Chromium {browser.version} is too old to print page numbers; {OLDEST} or newer is needed")
         return browser
     raise SystemExit(NO_BROWSER)
 
