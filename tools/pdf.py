@@ -115,7 +115,8 @@ def assemble(site):
     address = root.find("link", rel="canonical")["href"].removesuffix(f"{pages[0]}.html")
     head = [f'<link rel="stylesheet" href="/{posixpath.normpath(posixpath.join(posixpath.dirname(pages[0]), link["href"]))}">'
             for link in root.select("head link[rel=stylesheet]")]
-    body, lines, solutions, running = [], [], [], []
+    body, lines, solutions = [], [], []
+    running = [f'@page {{ @top-left {{ content: {json.dumps(config["title"], ensure_ascii=False)} }} }}']
 
     def add(article, part=None):
         """A chapter, its line in the contents, and its running head."""
