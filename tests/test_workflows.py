@@ -16,7 +16,8 @@ WORKFLOWS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROO
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PAGES = re.findall(r"^[ -]*(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), re.M)
 TARGETS = set(re.findall(r"^([\w./-]+)(?: [\w./-]+)*:(?!=)", MAKEFILE, re.M)) - {".PHONY"}
-WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}, ("adopt.yml", "adopt"): {"contents"}}
+WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}, ("adopt.yml", "adopt"): {"contents"},
+          ("release.yml", "print"): {"contents"}}
 USE = re.compile(r"^ *(?:- )?uses: *(\S+) *(.*)$", re.M)
 
 
@@ -63,10 +64,11 @@ def test_a_workflow_is_as_it_should_be(name):
 
 
 def test_what_was_looked_at():
-    """... was there to be looked at: four workflows, which make what they say, with one commit of each action."""
-    assert WORKFLOWS.keys() == {"test.yml", "publish.yml", "links.yml", "adopt.yml"}
+    """... was there to be looked at: five workflows, which make what they say, with one commit of each action."""
+    assert WORKFLOWS.keys() == {"test.yml", "publish.yml", "links.yml", "adopt.yml", "release.yml"}
     asked = {name: set().union(*(made(step.get("run", "")) for step in steps(yaml.safe_load(text)))) for name, text in WORKFLOWS.items()}
-    assert asked == {"test.yml": {"test"}, "publish.yml": {"book"}, "links.yml": {"book"}, "adopt.yml": {"adopt"}} and {"test", "book", "adopt"} <= TARGETS
+    assert asked == {"test.yml": {"test"}, "publish.yml": {"book"}, "links.yml": {"book"}, "adopt.yml": {"adopt"}, "release.yml": {"pdf"}}
+    assert {"test", "book", "adopt", "pdf"} <= TARGETS
     used = {use for text in WORKFLOWS.values() for use in USE.findall(text)}
     assert len({action.split("@")[0] for action, _ in used}) == len(used) >= 4
 
@@ -83,6 +85,7 @@ def test_what_was_looked_at():
     ("links.yml", r"issues: write", "contents: write", "report may write contents"),
     ("adopt.yml", r"(?<!`)contents: write", "pull-requests: write", "adopt may write pull-requests"),
     ("adopt.yml", r'REPO="\$REPO"', "REPO=${{ github.repository }}", "an expression in a script"),
+    ("release.yml", r"contents: write", "packages: write", "print may write packages"),
     ("test.yml", r"make test PYTHON", "make tests PYTHON", "there is no `make tests`"),
     ("test.yml", r"make test PYTHON", "cd . && make --silent JOBS=1 all PYTHON", "there is no `make all`"),
     ("test.yml", r"set -euo pipefail", "set -e", "not strict"),
@@ -161,6 +164,31 @@ def test_nothing_is_published_without_a_page(tmp_path, lost):
         target.write_text("" if file == lost else "text", encoding="utf-8")
     done = run("publish.yml", "Every page is there", tmp_path)
     assert (done.returncode, done.stderr) == ((1, f"the build left no {lost}\n") if lost else (0, ""))
+
+
+def test_the_token_of_a_release_is_seen_by_one_step():
+    """The one that attaches the PDF; what pip installs runs in another."""
+    workflow = yaml.safe_load(WORKFLOWS["release.yml"])
+    holders = [step["name"] for step in steps(workflow) if "token" in json.dumps(step).replace("persist-credentials", "")]
+    assert holders == ["Attach the PDF to the release"] and WORKFLOWS["release.yml"].count("github.token") == 1 and not workflow.get("env")
+
+
+@needs_shell
+@pytest.mark.parametrize("there, content, returned, asked", [
+    (True, "%PDF", 0, ["upload"]),
+    (False, "%PDF", 0, ["create", "upload"]),
+    (True, "", 1, [])], ids=["a release", "a tag alone", "no PDF"])
+def test_the_pdf_is_attached_to_the_release(tmp_path, there, content, returned, asked):
+    """... that there is, or to a draft; the file is the one that `make pdf` writes."""
+    name = re.search(r'^NAME = "(.+)"$', (ROOT / "tools" / "pdf.py").read_text(encoding="utf-8"), re.M)[1]
+    file = tmp_path / "_build" / "pdf" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content, encoding="utf-8")
+    program(tmp_path / "bin" / "gh", f'if [ "$2" = view ]; then {str(there).lower()}; else echo "$*" >>asked; fi')
+    done = run("release.yml", "Attach the PDF to the release", tmp_path, TAG="v1.2")
+    assert done.returncode == returned, done.stderr
+    words = {"create": "release create v1.2 --draft --verify-tag --generate-notes", "upload": f"release upload v1.2 _build/pdf/{name} --clobber"}
+    assert ((tmp_path / "asked").read_text(encoding="utf-8").splitlines() if asked else []) == [words[each] for each in asked]
 
 
 LINKS = [{"filename": "book/using.md", "lineno": 3, "status": status, "code": code, "uri": f"https://{host}/", "info": info}

@@ -66,6 +66,12 @@ def book():
     return {"pages, from a clean tree": (best(clean, 2), "s"), "pages, nothing changed": (best(run), "s")}
 
 
+def pdf():
+    run = lambda: subprocess.run(["make", "--no-print-directory", "pdf"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: E731
+    run()  # the environment and the pages, if they are missing
+    return {"PDF of the book, from its pages": (best(run, 2), "s")}
+
+
 def weights():
     """What a first visit loads, in MB of a million bytes, texts compressed: of the front page, and of the page that takes most."""
     subprocess.run(["make", "--no-print-directory", "book"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -83,7 +89,7 @@ def bound(name):
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "book": book, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
