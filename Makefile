@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help book test lab execute refresh export bench adopt clean pins
+.PHONY: help book pdf test lab execute refresh export bench adopt chapter clean pins
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 JOBS   ?= 2
@@ -24,12 +24,15 @@ help:  ## this list
 
 book: .venv-book/done  ## build the pages (needs no torch) and say where they are
 	@# Sphinx builds changed pages only: after a change to what all pages share, and after a failure, it must begin anew.
-	@test -e _build/built -a -z "$$(find book/_static book/_ext _config.yml _toc.yml constraints.txt -newer _build/built 2>&1)" || rm -rf _build/.doctrees
+	@test -e _build/built -a -z "$$(find book/_static book/_ext book/_templates _config.yml _toc.yml constraints.txt -newer _build/built 2>&1)" || rm -rf _build/.doctrees
 	@rm -f _build/built
 	@$(BOOK)/jupyter-book build . -W -n --keep-going --quiet
 	@touch _build/built
 	@test -s _build/html/index.html || { echo "the build left no _build/html/index.html" >&2; exit 1; }
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+pdf: book .venv-book/pdf  ## the whole book as one PDF (needs Chromium, Chrome or Edge) and say where it is
+	@$(BOOK)/python tools/pdf.py
 
 test: .venv/done  ## everything: export drift, every notebook strictly, the tests, the built site
 	@echo "== notebooks, strictly (nbval): outputs, results and order"
@@ -53,7 +56,10 @@ bench: .venv/done  ## measure speeds, alone on the machine
 	@$(TEST)/python tools/bench.py
 
 adopt:  ## make a fork your own: REPO=owner/name
-	@$(PYTHON) tools/adopt.py $(REPO)
+	@$(PYTHON) tools/adopt.py $(REPO) $(if $(ORIGINAL),--original)
+
+chapter:  ## begin a notebook of your own: NB=week_1
+	@$(PYTHON) tools/chapter.py $(NB)
 
 clean:  ## remove what was built (the environments and the corpus cache stay)
 	rm -rf _build .pytest_cache .hypothesis build *.egg-info
@@ -72,6 +78,12 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	@$(PYTHON) -m venv .venv-book
 	@$(BOOK)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
 	@$(BOOK)/python -m pip install --quiet --group book --constraint constraints.txt
+	@touch $@
+
+# What prints the pages, beside what builds them, for those who want a PDF.
+.venv-book/pdf: .venv-book/done
+	@echo "== installing what prints the pages into .venv-book"
+	@$(BOOK)/python -m pip install --quiet --group pdf --constraint constraints.txt
 	@touch $@
 
 .venv/done: pyproject.toml constraints.txt

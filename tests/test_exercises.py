@@ -61,8 +61,11 @@ class Tried:
     def __init__(self, exercise):
         path, self.stub_source, self.check_source, self.solution_source = EXERCISES[exercise]
         self.name = exercise.split(": ")[1]
-        module = importlib.import_module(f"practitioner.{nbformat.read(path, as_version=4).metadata.nbdev.default_exp}")
-        self.names = {"np": np, "judge": judge} | {name: getattr(module, name) for name in module.__all__}
+        self.names = {"np": np, "judge": judge}
+        written = nbformat.read(path, as_version=4).metadata.get("nbdev", {}).get("default_exp")
+        if written:  # a course's own notebook writes nothing into the package
+            module = importlib.import_module(f"practitioner.{written}")
+            self.names |= {name: getattr(module, name) for name in module.__all__}
         exec(imports(code_cells(path)), self.names)
         exec(self.stub_source, self.names)
         self.stub = self.names[self.name]

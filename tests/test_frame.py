@@ -183,22 +183,53 @@ def test_the_version_is_the_same_everywhere():
     assert practitioner.__version__ == PROJECT["project"]["version"] == str(CITATION["version"])
 
 
+def own(file):
+    """The text of a file, without what CITATION.cff says of the book that a fork was made from."""
+    return (ROOT / file).read_text(encoding="utf-8").split("\nreferences:\n")[0]
+
+
+def addresses(text):
+    """The repositories, owner/name, that a text leads to: on GitHub, as pages, in Binder, in Colab, or from a set-up cell."""
+    places = r"https://github\.com/|https://mybinder\.org/v2/gh/|https://colab\.research\.google\.com/github/|REPOSITORY = \\?\""
+    found = re.findall(rf"(?:{places})([\w-]+/[\w.-]+)", text) + [f"{owner}/{name}" for owner, name in re.findall(r"https://([\w-]+)\.github\.io/([\w.-]+)", text)]
+    return {name.rstrip(".") for name in found}
+
+
 def repositories(text):
-    """The repositories, owner/name, that a text leads to, of those called as this one; and the owners of its pages."""
-    name = re.escape(REPOSITORY.split("/")[1])
-    owners = re.findall(rf"([\w.-]+)/{name}\b", text.replace(".github.io/", "/"))
-    return {f"{owner}/{REPOSITORY.split('/')[1]}" for owner in owners}
+    """Those that are called as this one."""
+    return {name for name in addresses(text) if name.split("/")[1] == REPOSITORY.split("/")[1]}
 
 
-SPEAKERS = ["_config.yml", "CITATION.cff", "README.md", "notebooks/10_corpus.ipynb", "book/using.md"]
+SPEAKERS = ["_config.yml", "CITATION.cff", "README.md", "book/using.md", *(f"notebooks/{file.name}" for file in sorted((ROOT / "notebooks").glob("*.ipynb")))]
+SILENT = ["environment.yml", "pyproject.toml", "Makefile", *(file.relative_to(ROOT).as_posix() for file in sorted((ROOT / ".github").rglob("*.y*ml")))]
 
 
-@pytest.mark.parametrize("file", [file.relative_to(ROOT).as_posix() for pattern in ("*.yml", "*.cff", "*.md", "book/**/*.md", "notebooks/*.ipynb", "data/**/*.md")
+@pytest.mark.parametrize("file", [file.relative_to(ROOT).as_posix() for pattern in ("*.yml", "*.cff", "*.md", "book/**/*.md", "notebooks/*.ipynb", "data/**/*.md", "practitioner/*.py", "tools/*.py")
                                   for file in sorted(ROOT.glob(pattern))])
 def test_the_repository_is_the_same_everywhere(file):
     """Whoever forks it and changes the name has forgotten none; no link leads to the account of someone else."""
-    found = repositories((ROOT / file).read_text(encoding="utf-8"))
+    found = repositories(own(file))
     assert found <= {REPOSITORY} and (found or file not in SPEAKERS)
+
+
+@pytest.mark.parametrize("file", ["README.md", "CITATION.cff", "_config.yml"])
+def test_these_files_lead_to_no_other_repository(file):
+    """... even to one with another name, such as the one that was forked."""
+    assert addresses(own(file)) == {REPOSITORY}
+
+
+@pytest.mark.parametrize("file", SILENT)
+def test_these_files_name_no_repository(file):
+    """So `make adopt` need not change them; workflows it could not. Actions are named without their address."""
+    assert not addresses((ROOT / file).read_text(encoding="utf-8"))
+
+
+def test_the_buttons_of_the_readme_launch_this_repository():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    buttons = re.findall(r"\[!\[([^\]]+)\]\((https://\S+\.svg)\)\]\((\S+)\)", text)
+    assert [words for words, _, _ in buttons] == ["Launch in Binder", "Open in Colab"] or "references" in CITATION  # a fork may drop them
+    for _, _, target in buttons:
+        assert addresses(target) == {REPOSITORY} and (ROOT / "notebooks" / re.search(r"[^/]+\.ipynb$", target)[0]).exists()
 
 
 def test_the_addresses_are_those_of_the_repository():
@@ -211,10 +242,11 @@ def test_the_addresses_are_those_of_the_repository():
         assert re.findall(r'^REPOSITORY = "(.*)"$', setup, re.M) == [REPOSITORY], file.name
 
 
-@pytest.mark.parametrize("text", ["https://github.com/ADA/{name}", "https://ADA.github.io/{name}/x", "https://mybinder.org/v2/gh/ADA/{name}/main"])
+@pytest.mark.parametrize("text", ["https://github.com/ADA/{name}", "https://colab.research.google.com/github/ADA/{name}/blob", '"REPOSITORY = \\"ADA/{name}\\"', "https://ADA.github.io/{name}/x", "https://mybinder.org/v2/gh/ADA/{name}/main"])
 def test_another_account_would_be_noticed(text):
     name = REPOSITORY.split("/")[1]
-    assert repositories(text.format(name=name)) == {f"ADA/{name}"}
+    assert repositories(text.format(name=name)) == addresses(text.format(name=name)) == {f"ADA/{name}"}
+    assert addresses(text.format(name="other")) == {"ADA/other"}
 
 
 # The repository
@@ -247,6 +279,14 @@ def test_make_help_lists_every_target():
     assert {name: words for _, name, words in lines} == {name: words.strip() for name, words in described.items()}
     phony = re.search(r"^\.PHONY: (.+)$", text, re.M).group(1).split()
     assert len(described) >= 8 and set(phony) - {"pins"} == described.keys() - {"pins"}
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", *(f"book/{file.name}" for file in sorted((ROOT / "book").glob("*.md")))])
+def test_what_the_text_asks_of_make_is_there(file):
+    """`make word`, in a line of code or at the beginning of one in a block."""
+    targets = re.findall(r"^([\w-]+):.*?## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    asked = re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / file).read_text(encoding="utf-8"), re.M)
+    assert not set(asked) - set(targets) and (asked or file not in ("README.md", "CONTRIBUTING.md", "book/using.md", "book/teaching.md"))
 
 
 @pytest.mark.parametrize("file", [file for file in sorted((ROOT / "tools").glob("*.py")) if "argparse" in file.read_text(encoding="utf-8")], ids=lambda file: file.name)

@@ -17,6 +17,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BOOK = {file.stem: nbformat.read(file, as_version=nbformat.NO_CONVERT) for file in FILES}
+RUNS = json.loads((ROOT / "data" / "runs.json").read_text(encoding="utf-8"))
 MACHINE_PATH = re.compile(r"/(?:root|home|Users|work|tmp)/\w|[A-Z]:\\+Users")
 EXERCISE_TAGS = {"exercise", "check", "solution"}
 
@@ -181,25 +182,48 @@ def typed_number_rule(notebook, name):
 
 
 def size_rule(notebook, name):
-    """Code cells of 40 lines at most, half of them of 10 at most, lines of 92 columns at most."""
+    """Code cells of 40 lines at most, half of those that are shown of 10 at most, lines of 92 columns at most."""
     lengths = {cell.id: sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code_cells(notebook)}
     faults = [f"{id}: {length} lines" for id, length in lengths.items() if length > 40]
     wide = [max(map(len, cell.source.splitlines())) for cell in code_cells(notebook)]
     faults += [f"{cell.id}: a line of {width} columns" for cell, width in zip(code_cells(notebook), wide) if width > 92]
-    median = statistics.median(lengths.values())
+    median = statistics.median([lengths[cell.id] for cell in code_cells(notebook) if "remove-cell" not in tags(cell)] or [0])
     return faults + ([f"the median cell has {median:g} lines"] if median > 10 else [])
 
 
 def rhythm_rule(notebook, name):
-    """Title, aim, a prediction, a check and a break (but in an appendix), three exercises, and what comes next."""
+    """Title, aim, and, in the book's own chapters, a prediction, a check and a break (but in an appendix), three exercises, and what comes next."""
     text = "\n\n".join(cell.source for cell in markdown_cells(notebook))
     first = notebook.cells[0].source if notebook.cells[0].cell_type == "markdown" else ""
     faults = [] if re.match(r"# \S.*\n+> \S", first) else ["it does not begin with a title and an aim"]
+    if not re.match(r"\d\d_", name):  # a course's own
+        return faults
     faults += [] if re.search(r"<details>(?:(?!</details>).)*<b>Predict", text, re.S) else ["nothing to predict"]
     headings = ["## Exercises", "## What comes next"] + ([] if name.startswith("9") else ["## Check", "## Break"])
     faults += [f"no {heading}" for heading in headings if not re.search(f"^{heading}", text, re.M)]
     exercises = [int(number) for number in re.findall(r"^\*\*Exercise (\d+)", text, re.M)]
     return faults + ([] if len(exercises) >= 3 and exercises == list(range(1, len(exercises) + 1)) else [f"exercises {exercises}"])
+
+
+SECONDS = {"seconds": 10, "under a minute": 60}
+MEGABYTES = {None: 256, "half a gigabyte": 500, "a gigabyte": 1000, "a gigabyte and a half": 1500}
+
+
+def head_rule(notebook, name):
+    """The first cell says what the notebook needs, with a link to each that it imports from, and its time and memory; the record of runs agrees.
+
+    A head that is silent on memory promises a quarter of a gigabyte. The appendix on honest numbers, which all import from, needs no link."""
+    head = notebook.cells[0].source
+    run = RUNS.get(name, {"seconds": 0, "peak_mb": 0})
+    modules = {other.metadata["nbdev"]["default_exp"]: file for file, other in BOOK.items() if "nbdev" in other.metadata}
+    used = {node.module.partition(".")[2] for cell in code_cells(notebook) for node in ast.walk(tree(cell))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("practitioner.")}
+    faults = [f"no link to {modules[module]}" for module in sorted(used - {"book"}) if modules[module] != name and f"({modules[module]}.ipynb" not in head]
+    faults += [] if re.search(r"\b[Ii]t needs\b", head) else ["what it needs"]
+    time = re.search(rf"\b[Ii]t runs in ({'|'.join(SECONDS)})\b", head)
+    memory = re.search(rf"\b({'|'.join(sorted(filter(None, MEGABYTES), key=len, reverse=True))})\b", head)
+    faults += ["how long it runs"] if not time else [f"{run['seconds']} s"] if run["seconds"] > SECONDS[time[1]] else []
+    return faults + ([f"{run['peak_mb']} MB"] if (run["peak_mb"] or 0) > MEGABYTES[memory and memory[1]] else [])
 
 
 def markup_rule(notebook, name):
@@ -222,7 +246,7 @@ def link_rule(notebook, name):
 
 
 RULES = [format_rule, metadata_rule, execution_rule, output_rule, path_rule, setup_rule, figure_rule, picture_rule, ignored_output_rule,
-         typed_number_rule, size_rule, rhythm_rule, markup_rule, link_rule]
+         typed_number_rule, size_rule, rhythm_rule, head_rule, markup_rule, link_rule]
 
 
 @pytest.mark.parametrize("name", BOOK)
@@ -305,7 +329,7 @@ def good_notebook():
     code, markdown, output = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell, nbformat.v4.new_output
     figure = {"image": {"alt": "A line that rises from left to right, and then no more."}, "figure": {"caption": "A line.", "name": "fig-line"}}
     cells = [
-        markdown("# Title\n\n> The aim.\n\n<details><summary><b>Predict.</b> What?</summary>\n\nThis.\n\n</details>"),
+        markdown("# Title\n\n> The aim.\n\nIt needs patience. It runs in seconds.\n\n<details><summary><b>Predict.</b> What?</summary>\n\nThis.\n\n</details>"),
         code("# Set-up: nothing", metadata={"tags": ["remove-cell"]}),
         code("1 + 1", outputs=[output("execute_result", {"text/plain": "2"}, execution_count=2)]),
         code("draw()", metadata={"mystnb": figure}, outputs=[output("display_data", {"image/png": PNG})]),
@@ -377,6 +401,9 @@ BAD = [
     (size_rule, lambda notebook: [cell.update(source="x = 1\n" * 11) for cell in code_cells(notebook)]),
     *[(rhythm_rule, drop(text)) for text in ("# Title", "> The aim", "<details>", "<b>Predict", "## Exercises", "## What comes next",
                                              "## Check", "## Break", "**Exercise 3", "**Exercise 1")],
+    (head_rule, drop("It needs")),
+    (head_rule, drop("It runs in seconds")),
+    (head_rule, set_source(2, "from practitioner.corpus import load_corpus")),
     *[(markup_rule, add_prose(text)) for text in ("```{note}\nThis.\n```", ":::{note}\nThis.\n:::", "As {cite}`shannon` says.", "{glue:text}`a::b:.2f`")],
     (link_rule, add_prose("[gone](99_gone.ipynb)")),
     (link_rule, add_prose("[gone](../notebooks/99_gone.ipynb#here)")),
@@ -388,6 +415,15 @@ BAD = [
 ]
 
 
+def test_a_course_s_own_notebook_has_its_own_rhythm():
+    """... but a title and an aim."""
+    notebook = good_notebook()
+    notebook.cells = notebook.cells[:2]
+    assert rhythm_rule(notebook, "11_good") and not rhythm_rule(notebook, "week_1")
+    drop("> The aim")(notebook)
+    assert rhythm_rule(notebook, "week_1")
+
+
 @pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId")
 @pytest.mark.parametrize("rule, change", BAD, ids=lambda value: getattr(value, "__name__", None))
 def test_a_bad_notebook_is_refused(rule, change):
@@ -395,6 +431,12 @@ def test_a_bad_notebook_is_refused(rule, change):
     notebook = good_notebook()
     change(notebook)
     assert rule(notebook, "11_bad")
+
+
+def test_a_head_that_promises_less_than_was_recorded_is_refused():
+    """Said: seconds, and nothing of memory."""
+    run = RUNS["10_corpus"]
+    assert head_rule(good_notebook(), "10_corpus") == [f"{run['seconds']} s", f"{run['peak_mb']} MB"]
 
 
 def test_every_rule_is_shown_to_refuse():

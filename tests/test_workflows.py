@@ -14,8 +14,10 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORKFLOWS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PAGES = re.findall(r"^[ -]*(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), re.M)
 TARGETS = set(re.findall(r"^([\w./-]+)(?: [\w./-]+)*:(?!=)", MAKEFILE, re.M)) - {".PHONY"}
-WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}}
+WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}, ("adopt.yml", "adopt"): {"contents"},
+          ("release.yml", "print"): {"contents"}}
 USE = re.compile(r"^ *(?:- )?uses: *(\S+) *(.*)$", re.M)
 
 
@@ -62,10 +64,11 @@ def test_a_workflow_is_as_it_should_be(name):
 
 
 def test_what_was_looked_at():
-    """... was there to be looked at: three workflows, which make what they say, with one commit of each action."""
-    assert WORKFLOWS.keys() == {"test.yml", "publish.yml", "links.yml"}
+    """... was there to be looked at: five workflows, which make what they say, with one commit of each action."""
+    assert WORKFLOWS.keys() == {"test.yml", "publish.yml", "links.yml", "adopt.yml", "release.yml"}
     asked = {name: set().union(*(made(step.get("run", "")) for step in steps(yaml.safe_load(text)))) for name, text in WORKFLOWS.items()}
-    assert asked == {"test.yml": {"test"}, "publish.yml": {"book"}, "links.yml": {"book"}} and {"test", "book"} <= TARGETS
+    assert asked == {"test.yml": {"test"}, "publish.yml": {"book"}, "links.yml": {"book"}, "adopt.yml": {"adopt"}, "release.yml": {"pdf"}}
+    assert {"test", "book", "adopt", "pdf"} <= TARGETS
     used = {use for text in WORKFLOWS.values() for use in USE.findall(text)}
     assert len({action.split("@")[0] for action, _ in used}) == len(used) >= 4
 
@@ -80,6 +83,9 @@ def test_what_was_looked_at():
     ("publish.yml", r"permissions: \{\}", "", "permissions at the top"),
     ("publish.yml", r"contents: read", "pages: write", "build may write pages"),
     ("links.yml", r"issues: write", "contents: write", "report may write contents"),
+    ("adopt.yml", r"(?<!`)contents: write", "pull-requests: write", "adopt may write pull-requests"),
+    ("adopt.yml", r'REPO="\$REPO"', "REPO=${{ github.repository }}", "an expression in a script"),
+    ("release.yml", r"contents: write", "packages: write", "print may write packages"),
     ("test.yml", r"make test PYTHON", "make tests PYTHON", "there is no `make tests`"),
     ("test.yml", r"make test PYTHON", "cd . && make --silent JOBS=1 all PYTHON", "there is no `make all`"),
     ("test.yml", r"set -euo pipefail", "set -e", "not strict"),
@@ -149,16 +155,40 @@ def program(file, script):
 
 
 @needs_shell
-@pytest.mark.parametrize("lost", [None, "index.html", "sitemap.xml", "book/using.html", "notebooks/11_surprise.html", "book/bibliography.html"])
+@pytest.mark.parametrize("lost", [None, "index.html", "sitemap.xml", *(f"{PAGES[place]}.html" for place in (0, len(PAGES) // 2, -1))])
 def test_nothing_is_published_without_a_page(tmp_path, lost):
     shutil.copy(ROOT / "_toc.yml", tmp_path)
-    pages = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    for file in ("index.html", "sitemap.xml", *(f"{page}.html" for page in pages)):
+    for file in ("index.html", "sitemap.xml", *(f"{page}.html" for page in PAGES)):
         target = tmp_path / "_build" / "html" / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("" if file == lost else "text", encoding="utf-8")
     done = run("publish.yml", "Every page is there", tmp_path)
     assert (done.returncode, done.stderr) == ((1, f"the build left no {lost}\n") if lost else (0, ""))
+
+
+def test_the_token_of_a_release_is_seen_by_one_step():
+    """The one that attaches the PDF; what pip installs runs in another."""
+    workflow = yaml.safe_load(WORKFLOWS["release.yml"])
+    holders = [step["name"] for step in steps(workflow) if "token" in json.dumps(step).replace("persist-credentials", "")]
+    assert holders == ["Attach the PDF to the release"] and WORKFLOWS["release.yml"].count("github.token") == 1 and not workflow.get("env")
+
+
+@needs_shell
+@pytest.mark.parametrize("there, content, returned, asked", [
+    (True, "%PDF", 0, ["upload"]),
+    (False, "%PDF", 0, ["create", "upload"]),
+    (True, "", 1, [])], ids=["a release", "a tag alone", "no PDF"])
+def test_the_pdf_is_attached_to_the_release(tmp_path, there, content, returned, asked):
+    """... that there is, or to a draft; the file is the one that `make pdf` writes."""
+    name = re.search(r'^NAME = "(.+)"$', (ROOT / "tools" / "pdf.py").read_text(encoding="utf-8"), re.M)[1]
+    file = tmp_path / "_build" / "pdf" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(content, encoding="utf-8")
+    program(tmp_path / "bin" / "gh", f'if [ "$2" = view ]; then {str(there).lower()}; else echo "$*" >>asked; fi')
+    done = run("release.yml", "Attach the PDF to the release", tmp_path, TAG="v1.2")
+    assert done.returncode == returned, done.stderr
+    words = {"create": "release create v1.2 --draft --verify-tag --generate-notes", "upload": f"release upload v1.2 _build/pdf/{name} --clobber"}
+    assert ((tmp_path / "asked").read_text(encoding="utf-8").splitlines() if asked else []) == [words[each] for each in asked]
 
 
 LINKS = [{"filename": "book/using.md", "lineno": 3, "status": status, "code": code, "uri": f"https://{host}/", "info": info}
@@ -194,3 +224,35 @@ def test_there_is_one_issue_while_links_are_broken(tmp_path, broken, issues, ask
     assert done.returncode == 0, done.stderr
     assert ((tmp_path / "asked").read_text(encoding="utf-8").splitlines() if asked else (tmp_path / "asked").exists()) == ([asked] if asked else False)
     assert broken == "0" or (tmp_path / "body.md").read_text(encoding="utf-8").endswith("\n\n- $(touch bad) `touch bad`\n") and not (tmp_path / "bad").exists()
+
+
+@needs_shell
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_a_fork_adopts_the_book_and_commits_it_once(tmp_path):
+    """On GitHub's machine as here, with a folder in place of GitHub: what is pushed leaves the workflows alone; the second time nothing is."""
+    from test_fork import commit, git, make_clone, name_in
+    make_clone(tmp_path / "fork")
+    git(tmp_path, "clone", "--quiet", "--bare", "fork", "github")
+    git(tmp_path, "clone", "--quiet", "github", "runner")
+    program(tmp_path / "runner" / "bin" / "gh", 'echo "$*" >>asked')
+    branch = git(tmp_path / "runner", "branch", "--show-current").strip()
+    repository = dict(REPO="Student-42/my-course", BRANCH=branch, ORIGINAL="")
+    heads = []
+    for _ in range(2):
+        done = run("adopt.yml", "Adopt, and commit what changed", tmp_path / "runner", **repository)
+        assert done.returncode == 0, done.stdout + done.stderr
+        heads.append(git(tmp_path / "github", "rev-parse", branch))
+    assert heads[0] == heads[1] != git(tmp_path / "fork", "rev-parse", "HEAD")
+    assert (tmp_path / "runner" / "asked").read_text(encoding="utf-8") == "auth setup-git\n"
+    git(tmp_path / "fork", "pull", "--quiet", "--ff-only", str(tmp_path / "github"), branch)
+    changed = git(tmp_path / "fork", "diff", "--name-only", "HEAD~1").splitlines()
+    assert name_in(tmp_path / "fork") == "Student-42/my-course" and "CITATION.cff" in changed and not [name for name in changed if name.startswith((".github", "bin"))]
+    commit(tmp_path / "fork", "somebody was quicker")
+    git(tmp_path / "fork", "push", "--quiet", str(tmp_path / "github"), f"HEAD:{branch}")
+    done = run("adopt.yml", "Adopt, and commit what changed", tmp_path / "runner", **repository | {"REPO": "another/course"})
+    assert done.returncode == 1 and f"{branch} was not changed" in done.stderr
+
+
+def test_pushes_to_the_book_itself_adopt_nothing():
+    job = yaml.safe_load(WORKFLOWS["adopt.yml"])["jobs"]["adopt"]
+    assert job["if"] == "github.event.repository.fork || github.event_name == 'workflow_dispatch'"

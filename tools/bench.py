@@ -1,11 +1,13 @@
-"""Measure speeds and write them to data/speeds.json (`make bench`). Run it with nothing else on the machine.
+"""Measure speeds and weights and write them to data/speeds.json (`make bench`). Run it with nothing else on the machine.
 
-Each is the best of several repetitions, in the unit that stands beside it; the book publishes speeds from here only."""
+Each speed is the best of several repetitions, in the unit that stands beside it; the book publishes speeds from here only.
+What breaks a promise of the book (BOUNDS) is not recorded, and is an error."""
 import argparse
 import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,12 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+from browser import NO_CHROMIUM, chromium, find_chromium, serve, weigh  # noqa: E402
 from practitioner.book import machine, versions, write_atomically  # noqa: E402
+
+FRONT, HEAVIEST = "front page, over the wire", "heaviest page, over the wire: "
+BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3}  # s, s, MB, MB
 
 
 def best(function, repeat=3):
@@ -85,8 +91,30 @@ def book():
     return {"pages, from a clean tree": (best(clean, 2), "s"), "pages, nothing changed": (best(run), "s")}
 
 
+def pdf():
+    run = lambda: subprocess.run(["make", "--no-print-directory", "pdf"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: E731
+    run()  # the environment and the pages, if they are missing
+    return {"PDF of the book, from its pages": (best(run, 2), "s")}
+
+
+def weights():
+    """What a first visit loads, in MB of a million bytes, texts compressed: of the front page, and of the page that takes most."""
+    subprocess.run(["make", "--no-print-directory", "book"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    program = find_chromium() or sys.exit(NO_CHROMIUM)
+    pages = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    with serve(ROOT / "_build" / "html") as address, chromium(program) as browser:
+        found = {page: weigh(browser, f"{address}{page}.html") / 1e6 for page in pages}
+    heaviest = max(found, key=found.get)
+    return {FRONT: (found[pages[0]], "MB"), HEAVIEST + heaviest: (found[heaviest], "MB")}
+
+
+def bound(name):
+    """What is promised of the measurement called `name`; infinity where nothing is."""
+    return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
+
+
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "book": book}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
@@ -97,11 +125,19 @@ def main():
         print(f"warning: the load is {load:.1f}; these speeds are of a busy machine", file=sys.stderr)
     file = ROOT / "data" / "speeds.json"
     speeds = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    broken = []
     for group in chosen:
-        for name, (value, unit) in groups[group]().items():
-            speeds[name] = {"value": float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions()}
+        found = groups[group]()
+        if group == "weights":
+            speeds = {name: speed for name, speed in speeds.items() if not name.startswith(HEAVIEST)}
+        for name, (value, unit) in found.items():
             print(f"{name:28} {value:8.3g} {unit}", flush=True)
+            if value >= bound(name):
+                broken.append(f"{name}: {value:.3g} {unit}, where the book promises less than {bound(name)}")
+                continue
+            speeds[name] = {"value": float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions()}
     write_atomically(file, json.dumps(speeds, indent=1, sort_keys=True) + "\n")
+    sys.exit("\n".join(broken) or None)
 
 
 if __name__ == "__main__":

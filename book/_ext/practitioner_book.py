@@ -1,8 +1,13 @@
-"""What the book needs of Sphinx beyond its extensions: links that follow a fork, and tables of what was run and measured."""
+"""What the book needs of Sphinx beyond its extensions: links that follow a fork, light pages with their dates, a page for what
+is not found, how to cite, and tables of what was run and measured."""
 import json
 import os
 import pathlib
+import re
+import subprocess
+import urllib.parse
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
@@ -17,13 +22,79 @@ def follow_fork(app, config):
         config.html_theme_options["repository_url"] = f"https://github.com/{repository}"
         config.html_theme_options["repository_branch"] = os.environ.get("GITHUB_REF_NAME", "main")
         config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"
-        config.ogp_site_url = config.html_baseurl
+    config.ogp_site_url = config.html_baseurl
+
+
+def prepare_404(app, config):
+    """GitHub shows 404.html for every missing address, however deep: its links begin at the root, with the folder that the site is in."""
+    root = urllib.parse.urlsplit(config.html_baseurl).path or "/"
+    config.notfound_urls_prefix = root
+    config.notfound_context = {"title": "Not found", "body": f"""<h1>Not found</h1>
+<p>There is no page at this address. It may have been renamed since you were sent here.</p>
+<p>Begin at the <a href="{root}book/index.html">front page</a>, choose a chapter from the list at the side, or
+<a href="{root}search.html">search</a> for a word that you remember of it.</p>"""}
+
+
+def finish_404(app, page, template, context, doctree):
+    """What sphinx-notfound-page leaves relative: the root from which the search looks for its index."""
+    if page == "404":
+        context["content_root"] = app.config.notfound_urls_prefix
 
 
 def leave_thebe_out(app, page, template, context, doctree):
     """Take out the scripts of sphinx-thebe, which Jupyter Book always adds, twice: live cells are not used here, and they need the network."""
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if "thebe" not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
+
+
+def write_root(app, exception):
+    """The site's bare address, which is the one that people send each other: it leads to the front page, and shows the same card.
+
+    sphinx-external-toc, which would write it without the card, leaves one that is there."""
+    front = pathlib.Path(app.outdir, f"{app.config.root_doc}.html")
+    if exception or app.builder.name != "html" or app.config.root_doc == "index":
+        return
+    about = re.findall(r'<meta (?:property="og:|name="(?:description|twitter:))[^>]*>|<link rel="canonical"[^>]*>|<title>.*?</title>', front.read_text(encoding="utf-8"))
+    way = f'<meta http-equiv="refresh" content="0; url={app.config.root_doc}.html">'
+    lines = ["<!doctype html>", '<html lang="en"><meta charset="utf-8">', *about, way, f'<p><a href="{app.config.root_doc}.html">To the book</a></p></html>']
+    pathlib.Path(app.outdir, "index.html").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def lighten_head(app, page, template, context, doctree):
+    """Give book/_templates/layout.html what it calls on the theme's head.
+
+    The theme loads its icons as a font and, again, as a script twice as heavy: the font is enough, less a part of it that no
+    icon here is from. MathJax stays where there is mathematics."""
+    unneeded = re.compile(r'<script src="[^"]*/fontawesome/[^"]*"></script>|<link rel="preload"[^>]*/fa-regular-[^>]*/>')
+    context["lighten"] = lambda head: unneeded.sub("", str(head))
+    if not re.search(r'class="[^"]*\bmath\b', context.get("body", "")):
+        context["script_files"] = [file for file in context["script_files"]
+                                   if "mathjax" not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
+
+
+def date_page(app, page, template, context, doctree):
+    """The day of the last commit that touched the page, or what it was made from, for the foot of the page.
+
+    Without git, outside a repository, and in a shallow clone, where git does not know, there is none."""
+    if doctree is None:
+        return
+    files = [app.env.doc2path(page), *(str(pathlib.Path(app.srcdir, file)) for file in app.env.dependencies.get(page, ()))]
+    ask = ["git", "log", "-1", "--format=%cs", "--", *files]
+    try:
+        shallow = subprocess.run([*ask[:1], "rev-parse", "--is-shallow-repository"], cwd=app.srcdir, capture_output=True, text=True, check=True).stdout
+        if shallow.strip() == "false":
+            context["last_updated"] = subprocess.run(ask, cwd=app.srcdir, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        pass
+
+
+def offer_anchors(app, doctree):
+    """Let a plain link lead to a term of the glossary or to a figure, as to a heading: `[entropy](../book/glossary.md#term-entropy)`.
+
+    A notebook's cells have nothing but plain links. MyST warns of an anchor that it does not know, and it knows headings only."""
+    anchors = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for node in [*doctree.findall(nodes.term), *doctree.findall(nodes.figure)]:
+        anchors |= {id: (node.line or 0, id, node.astext()) for id in node["ids"]}
 
 
 def name_toggles(app, page, template, context, doctree):
@@ -55,13 +126,38 @@ def make_table(head, rows, widths):
 
 
 class LastRuns(Directive):
-    """`{last-runs}`: each notebook's last execution, its duration, memory, machine and versions, from data/runs.json."""
+    """`{last-runs}`: the last execution of each notebook of this edition, its duration, memory, machine and versions, from data/runs.json."""
 
     def run(self):
+        pages = self.state.document.settings.env.found_docs
         rows = [[name, run["date"], f"{run['seconds']:.0f} s", f"{run['peak_mb']:,} MB" if run["peak_mb"] else "",
                  f"Python {run['versions']['python']}, NumPy {run['versions']['numpy']}, torch {run['versions'].get('torch', 'none')}",
-                 run["machine"]] for name, run in sorted(read_record(self, "runs.json").items())]
+                 run["machine"]] for name, run in sorted(read_record(self, "runs.json").items()) if f"notebooks/{name}" in pages]
+        if not rows:
+            return [nodes.paragraph(text="This edition has no notebook.")]
         return [make_table(["Notebook", "Run on", "Took", "Memory", "Versions", "Machine"], rows, (18, 10, 6, 8, 18, 24))]
+
+
+def bibtex(citation):
+    """CITATION.cff, as a dictionary, in BibTeX. `@misc`, since every style knows it and none asks for a publisher."""
+    def name(author):
+        return f"{{{author['name']}}}" if "name" in author else f"{author['family-names']}, {author['given-names']}"
+
+    year, month, _ = str(citation["date-released"]).split("-")
+    fields = {"author": " and ".join(map(name, citation["authors"])), "title": f"{{{citation['title']}}}", "year": year, "month": str(int(month)),
+              "note": f"Version {citation['version']}", "url": citation["url"]}
+    lines = [f"  {key} = {{{value}}}" for key, value in fields.items()]
+    return "@misc{practitioner" + year + ",\n" + ",\n".join(lines) + "\n}"
+
+
+class Citation(Directive):
+    """`{citation}`: CITATION.cff in BibTeX."""
+
+    def run(self):
+        file = ROOT / "CITATION.cff"
+        self.state.document.settings.env.note_dependency(str(file))
+        text = bibtex(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return [nodes.literal_block(text, text, language="bibtex")]
 
 
 class Speeds(Directive):
@@ -70,13 +166,20 @@ class Speeds(Directive):
     def run(self):
         rows = [[name, f"{speed['value']:,.3g} {speed['unit']}", speed["date"], speed["machine"]]
                 for name, speed in sorted(read_record(self, "speeds.json").items())]
-        return [make_table(["What", "Speed", "Measured on", "Machine"], rows, (24, 10, 10, 30))]
+        return [make_table(["What", "Value", "Measured on", "Machine"], rows, (24, 10, 10, 30))]
 
 
 def setup(app):
     app.connect("config-inited", follow_fork)
+    app.connect("config-inited", prepare_404)
+    app.connect("doctree-read", offer_anchors)
+    app.connect("build-finished", write_root, priority=400)
+    app.connect("html-page-context", finish_404)
     app.connect("html-page-context", leave_thebe_out, priority=900)
+    app.connect("html-page-context", lighten_head, priority=900)
+    app.connect("html-page-context", date_page)
     app.connect("html-page-context", name_toggles, priority=900)
+    app.add_directive("citation", Citation)
     app.add_directive("last-runs", LastRuns)
     app.add_directive("speeds", Speeds)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

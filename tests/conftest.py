@@ -1,0 +1,16 @@
+"""For all tests: the scripts of tools/ can be imported, and what was left out for want of a browser is said once, at the end."""
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
+from browser import NO_CHROMIUM  # noqa: E402
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """Also under pytest-xdist, where the tests run in other processes and their reports come together here."""
+    left_out = [report for report in terminalreporter.stats.get("skipped", []) if NO_CHROMIUM in str(report.longrepr)]
+    if left_out:
+        terminalreporter.write_sep("!", f"{NO_CHROMIUM}: {len(left_out)} tests did not look at the site in a browser", red=True, bold=True)

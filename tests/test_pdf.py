@@ -1,0 +1,328 @@
+"""The book on paper: whole, in order, with page numbers that hold, and nothing cut or torn; and single pages as a browser prints them."""
+import collections
+import importlib.util
+import itertools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from test_site import NOTEBOOKS, PAGES, browser, build, copy_sources, find_chromium, parse, server  # noqa: F401
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOOL = ROOT / "tools" / "pdf.py"
+spec = importlib.util.spec_from_file_location("pdf_tool", TOOL)
+pdf = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pdf)
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+RIGHT = 210 - 20  # the right margin of a page, in mm
+MM = 72 / 25.4
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of pages, built from a clean copy. Without Chromium the tests are skipped before it; under CI they fail."""
+    if find_chromium() is None:
+        message = "NO CHROMIUM ON THIS MACHINE: the book was not printed"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    folder = copy_sources(tmp_path_factory.mktemp("book"))
+    done = build(folder)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return folder / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def file(site, tmp_path_factory):
+    """The PDF, as `make pdf` makes it."""
+    file = tmp_path_factory.mktemp("pdf") / "new" / "book.pdf"
+    done = subprocess.run([sys.executable, TOOL, "--site", site, "--out", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert os.listdir(file.parent) == ["book.pdf"] and file.as_uri() in done.stdout
+    return file
+
+
+@pytest.fixture(scope="module")
+def reader(file):
+    from pypdf import PdfReader
+    return PdfReader(file, strict=True)
+
+
+@pytest.fixture(scope="module")
+def texts(reader):
+    return [page.extract_text() for page in reader.pages]
+
+
+def outline(reader):
+    """The entries of the outline in order: (title, level, page)."""
+    def walk(items, level):
+        for item in items:
+            if isinstance(item, list):
+                yield from walk(item, level + 1)
+            else:
+                yield item.title, level, reader.get_destination_page_number(item) + 1
+    return list(walk(reader.outline, 0))
+
+
+def squeeze(text):
+    """`text` without spaces and line breaks, which a PDF does not keep."""
+    return re.sub(r"\s", "", text)
+
+
+def headings(site, page):
+    article = parse(site / f"{page}.html").find("article")
+    for link in article.select("a.headerlink"):
+        link.decompose()
+    return [" ".join(heading.get_text().split()) for heading in article.find_all(["h1", "h2", "h3", "h4"])]
+
+
+# The document
+
+def test_it_says_what_it_is_and_is_no_burden(file, reader):
+    root = reader.trailer["/Root"]
+    assert reader.metadata.title == CONFIG["title"] and reader.metadata.author == CONFIG["author"]
+    assert root["/Lang"] == "en" and root["/MarkInfo"]["/Marked"] and "/StructTreeRoot" in root
+    assert root["/ViewerPreferences"]["/DisplayDocTitle"] and reader.page_mode == "/UseOutlines"
+    assert 200_000 < file.stat().st_size < 8_000_000
+    assert {tuple(round(float(each) / MM) for each in page.mediabox[2:]) for page in reader.pages} == {(210, 297)}
+
+
+def test_the_first_page_has_the_title_the_edition_and_the_licence(texts):
+    version, date = pdf.edition()
+    words = squeeze(texts[0])
+    for each in CONFIG["title"], f"Edition {version}, {date.day} {date:%B %Y}", "CC BY 4.0", "Build a chatbot":
+        assert squeeze(each) in words, each
+
+
+def test_every_page_of_the_book_is_in_it_in_order(site, reader):
+    """... with all its headings, under its part."""
+    [*wanted] = itertools.chain.from_iterable(headings(site, page) for page in PAGES)
+    found = outline(reader)
+    parts = re.findall(r'caption: "?(.+?)"?$', (ROOT / "_toc.yml").read_text(encoding="utf-8"), re.M)
+    assert [title for title, level, _ in found if level == 0] == ["Contents", CONFIG["title"], *parts, "Solutions"]
+    start = [title for title, _, _ in found].index("Solutions")
+    assert [title for title, _, _ in found[1:start] if title not in parts] == wanted
+    assert [page for _, _, page in found] == sorted(page for _, _, page in found)
+
+
+def test_a_heading_stands_on_the_page_of_its_bookmark_and_a_chapter_begins_one(site, reader, texts):
+    found = outline(reader)
+    for title, _, page in found:
+        assert squeeze(title) in squeeze(texts[page - 1]), (title, page)
+    titles = {headings(site, page)[0] for page in PAGES}
+    chapters = [(title, page) for title, level, page in found if title in titles and level < 2][:len(PAGES)]
+    assert len({page for _, page in chapters}) == len(PAGES)
+    for title, page in chapters:  # the head of the page is printed first
+        assert squeeze(texts[page - 1]).startswith(squeeze(CONFIG["title"] + title)), title
+
+
+def test_the_page_numbers_of_the_contents_hold(site, reader, texts):
+    """Each line of the contents names the page on which its heading stands, and leads there."""
+    first = min(page for _, _, page in outline(reader)[1:])
+    places = {(squeeze(title), page) for title, _, page in outline(reader)}
+    lines = [re.fullmatch(r"(.*\S) (\d+)", line) for text in texts[1:first - 1] for line in text.splitlines()]
+    lines = [(squeeze(line[1]), int(line[2])) for line in lines if line and int(line[2]) >= first]
+    links = [link.get_object()["/Dest"].removeprefix("/") for page in reader.pages[1:first - 1] for link in page["/Annots"]]
+    goals = {goal.removeprefix("/"): reader.get_destination_page_number(place) + 1 for goal, place in reader.named_destinations.items()}
+    assert len(lines) == len(links) > 4 * len(PAGES) and {pdf.name(page) for page in PAGES} <= set(links)
+    for line, link in zip(lines, links):
+        assert line in places and goals[link] == line[1], (line, link)
+
+
+def test_pages_are_numbered_and_named(reader, texts):
+    """At the foot the number, which is also the viewer's; at the head the chapter. None is empty."""
+    starts = {page: title for title, level, page in reversed(outline(reader))}
+    for number, (page, text) in enumerate(zip(reader.pages, texts), 1):
+        lines = text.splitlines()
+        assert len(squeeze(text)) > 150, f"page {number} is empty"
+        if number > 1:
+            assert lines[1] == str(number) and lines[0].startswith(CONFIG["title"]) and len(lines[0]) > len(CONFIG["title"])
+    assert starts[2] == "Contents"
+
+
+def test_links_lead_into_the_book_or_to_the_world(reader):
+    links = [link.get_object() for page in reader.pages for link in page.get("/Annots", [])]
+    inside = {link["/Dest"] for link in links if "/Dest" in link}
+    outside = {str(link["/A"]["/URI"]) for link in links if "/A" in link}
+    assert inside <= reader.named_destinations.keys() and len(inside) > 50
+    assert len(outside) > 20 and all(re.match(r"https?://(?!127\.|localhost)", address) for address in outside), outside
+
+
+def test_mathematics_is_typeset_and_no_markup_is_left(reader, texts):
+    whole = "\n".join(texts)
+    assert "∑" in whole and not re.search(r"\\(frac|sum|log|le|mathbb|begin)\b", whole)
+    assert not re.search(r"\{(glue|numref|term|footcite|cite)\b|```|:::|Show code|(?<![\d,.])000$", whole, re.M)
+
+
+def test_solutions_come_last_and_are_led_to(site, reader, texts):
+    number = sum(len(parse(site / f"{page}.html").select(".cell.tag_solution")) for page in NOTEBOOKS)
+    [last] = [page for title, level, page in outline(reader) if title == "Solutions" and level == 0]
+    before, after = squeeze("".join(texts[:last - 1])), squeeze("".join(texts[last - 1:]))
+    assert before.count(f"Solution:page{last}") >= 1 and before.count("Solution:page") == number > 2
+    assert len(re.findall(r"def\w+_solution\(", after)) >= number and not re.findall(r"def\w+_solution\(", before)
+
+
+# On the paper
+
+def code(site):
+    """The code cells of the book, as their lines."""
+    return [cell.get_text().strip("\n").splitlines() for page in PAGES for cell in parse(site / f"{page}.html").select("div.cell_input pre")]
+
+
+def test_no_line_of_code_is_broken_or_cut(site, reader, texts):
+    """Lines of up to 92 columns stand whole on one line, and everything in the code's letters ends left of the margin."""
+    lines = collections.Counter(squeeze(line) for text in texts for line in text.splitlines())
+    wanted = [line for cell in code(site) for line in cell if line.strip() and len(line) <= 92]
+    assert max(map(len, wanted)) > 88
+    missing = [line for line in wanted if not lines[squeeze(line)]]
+    assert not missing, missing[:5]
+    ends = []
+    for page in reader.pages:
+        def visit(text, outer, inner, font, size):
+            if "Mono" in (font or {}).get("/BaseFont", "") and text.strip():
+                left = inner[4] * outer[0] + inner[5] * outer[2] + outer[4]
+                ends.append((left + len(text.strip("\n")) * 0.602 * size * abs(outer[0] * inner[0]), text))
+        page.extract_text(visitor_text=visit)
+    assert len(ends) > 1000 and 180 * MM < max(ends)[0] <= RIGHT * MM, max(ends)
+
+
+def marked(text):
+    """`text` with marks at the beginning and the end of what must not be torn, and what each mark is."""
+    page = BeautifulSoup(text, "html.parser")
+    blocks = [("code", tag) for tag in page.select(".cell_input") if tag.get_text().count("\n") < 55]
+    blocks += [("figure", tag) for tag in page.select("figure")] + [("equation", tag) for tag in page.select("div.math")]
+    blocks += [("row", tag) for tag in page.select("tbody tr")]
+    names = {}
+    for number, (kind, tag) in enumerate(blocks):
+        places = (tag.find_all(["td", "th"])[0], tag.find_all(["td", "th"])[-1]) if kind == "row" else (tag, tag)
+        for place, end in zip(places, "ab"):
+            mark = page.new_tag("div", id=f"mark-{number}-{end}")
+            if end == "b":
+                place.append(mark)
+            elif kind == "equation":  # MathJax writes over its beginning
+                place["id"] = mark["id"]
+            else:
+                place.insert(0, mark)
+        names[number] = f"{kind}: {' '.join(tag.get_text().split())[:60]}"
+    for number, heading in enumerate(page.select(".chapter :is(h1, h2, h3, h4, h5)"), len(blocks)):  # and what follows it
+        follower = heading.find_next_sibling()
+        if follower:
+            heading.insert(0, page.new_tag("span", id=f"mark-{number}-a"))
+            follower.insert(0, page.new_tag("span", id=f"mark-{number}-b"))
+            names[number] = f"heading: {heading.get_text()}"
+    links = "".join(f'<a href="#mark-{number}-{end}">{number}</a> ' for number in names for end in "ab")
+    page.main.append(BeautifulSoup(f'<div style="break-before: page; page: marks">{links}</div>', "html.parser"))
+    return str(page), names
+
+
+def torn(chromium, site, text, file):
+    """What of the marked `text` begins on one page and ends on another; and the text of each page."""
+    from pypdf import PdfReader
+    text, names = marked(text)
+    pdf.print_page(chromium, site, text, file)
+    goals = pdf.destinations(file)
+    assert {f"mark-{number}-{end}" for number in names for end in "ab"} <= goals.keys()
+    return ([name for number, name in names.items() if goals[f"mark-{number}-a"] != goals[f"mark-{number}-b"]],
+            collections.Counter(name.split(":")[0] for name in names.values()), [page.extract_text() for page in PdfReader(file).pages])
+
+
+def test_nothing_is_torn_that_fits_on_a_page(browser, site, file, texts, tmp_path):  # noqa: F811
+    """Figures with their captions, equations, code cells and rows of tables, and headings from what they head.
+
+    Marks that take no room are put into the page that the PDF was printed from; that it was printed the same is seen by the text."""
+    whole = pdf.fill(pdf.assemble(site), pdf.destinations(file))
+    found, kinds, marked_texts = torn(browser, site, whole, tmp_path / "marked.pdf")
+    assert [squeeze(text) for text in marked_texts[:len(texts)]] == [squeeze(text) for text in texts]
+    assert min(kinds.values()) > 8 and kinds.keys() == {"code", "figure", "equation", "row", "heading"}
+    assert not found, found
+
+
+def test_a_torn_block_would_be_found(browser, site, tmp_path):  # noqa: F811
+    """Without the rules of the style sheet much is torn, of several kinds."""
+    rules = "<style>* { break-inside: auto !important; break-after: auto !important; break-before: auto !important } .bd-article { font-size: 12.1pt }</style></head>"
+    found, _, _ = torn(browser, site, pdf.fill(pdf.assemble(site), {}).replace("</head>", rules), tmp_path / "torn.pdf")
+    assert len(found) > 10 and len({name.split(":")[0] for name in found}) >= 2, found
+
+
+# What goes wrong is named
+
+def test_pages_that_are_not_built_are_asked_for(tmp_path):
+    done = subprocess.run([sys.executable, TOOL, "--site", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"{PAGES[0]}.html" in done.stderr and "make book" in done.stderr and "Traceback" not in done.stderr
+
+
+class Playwright:
+    """A stand-in that finds no browser, or one of this version."""
+
+    def __init__(self, version=None):
+        self.chromium, self.version = self, version
+
+    def launch(self, **options):
+        from playwright.sync_api import Error
+        if self.version is None:
+            raise Error("not installed")
+        return self
+
+
+@pytest.mark.parametrize("version, said", [(None, "Install one"), ("115.0.1", "115.0.1 is too old")])
+def test_a_missing_or_old_browser_is_named(monkeypatch, version, said):
+    monkeypatch.setattr(pdf.shutil, "which", lambda program: None)
+    with pytest.raises(SystemExit, match=said):
+        pdf.open_browser(Playwright(version))
+
+
+def test_what_would_print_badly_is_refused(browser, site, tmp_path):  # noqa: F811
+    """All that is wrong is named, and nothing is printed."""
+    head = re.match(r".*<main[^>]*>", pdf.assemble(site), re.S)[0]
+    bad = """<img src="/lost.png"><a href="#nowhere">x</a><span class="math">\\(\\frac{1}\\)</span><script>throw new Error('broken')</script>"""
+    with pytest.raises(SystemExit) as refusal:
+        pdf.print_page(browser, site, f"{head}{bad}</main></body></html>", tmp_path / "bad.pdf")
+    for said in r"no picture .*/lost\.png", "no goal #nowhere", "bad mathematics", "broken":
+        assert re.search(said, str(refusal.value)), said
+    assert not (tmp_path / "bad.pdf").exists()
+
+
+def test_links_follow_their_goals(tmp_path):
+    """Into the book, to the rest of the site, or nowhere."""
+    (tmp_path / "part").mkdir()
+    page, links = tmp_path / "part" / "a.html", {"../b.html#x": "#b.x", "#x": "#part.a.x", "a.html": "#part.a", "../c.csv": "https://site.example/c.csv", "mailto:a@b.example": "mailto:a@b.example"}
+    (tmp_path / "c.csv").touch()
+    page.write_text("<article><h1>A</h1>" + "".join(f'<a href="{link}">x</a>' for link in links) + "</article>", encoding="utf-8")
+    article = pdf.chapter(tmp_path, "part/a", 0, ["part/a", "b"], "https://site.example/")
+    assert [link["href"] for link in article.find_all("a")] == [*links.values()]
+    page.write_text('<article><h1>A</h1><a href="lost.html">x</a></article>', encoding="utf-8")
+    with pytest.raises(SystemExit, match="part/a has a link to lost.html"):
+        pdf.chapter(tmp_path, "part/a", 0, ["part/a"], "https://site.example/")
+
+
+# A single page, from the browser
+
+@pytest.mark.parametrize("page", ["book/beginner", NOTEBOOKS[-1]])
+def test_a_page_is_printed_unfolded_light_and_alone(browser, server, page):  # noqa: F811
+    """... by someone who reads in the dark; nothing is wider than the paper."""
+    context = browser.new_context(viewport={"width": 658, "height": 1000}, color_scheme="dark")
+    tab = context.new_page()
+    tab.goto(f"{server}{page}.html", wait_until="load")
+    tab.evaluate("async () => { await window.MathJax?.startup.promise }")
+    look = """() => {
+        const shown = selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility() && e.getBoundingClientRect().height > 0).length;
+        const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 765;
+        const text = [...document.querySelectorAll('article p, article h1 ~ p, article pre, article pre span, article summary')].filter(e => e.checkVisibility());
+        return {folded: shown('article details > :not(summary)') - document.querySelectorAll('article details > :not(summary)').length,
+            frame: shown('.bd-header, .bd-header-article, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-footer, .prev-next-footer, .copybtn, .headerlink'),
+            ground: light(getComputedStyle(document.body).backgroundColor), ink: Math.max(...text.map(e => light(getComputedStyle(e).color))),
+            cards: Math.min(1, ...[...document.querySelectorAll('article pre, article details')].map(e => getComputedStyle(e).backgroundColor).filter(c => !c.includes(', 0)')).map(light)),
+            wide: Math.max(...[...document.querySelectorAll('article, article *')].filter(e => e.checkVisibility() && !e.closest('mjx-assistive-mml, mjx-container, svg')).map(e => e.getBoundingClientRect().right)),
+            folds: document.querySelectorAll('article details:not([open])').length} }"""
+    screen = tab.evaluate(look)
+    assert screen["folded"] < 0 < screen["frame"] and screen["ground"] < 0.5  # on the screen it is none of that
+    tab.emulate_media(media="print")
+    paper = tab.evaluate(look)
+    assert paper["folds"] > 0 == paper["folded"] == paper["frame"], paper
+    assert paper["ground"] == 1 and paper["cards"] > 0.9 and paper["ink"] < 0.6 and paper["wide"] <= 658, paper
+    context.close()
