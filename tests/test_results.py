@@ -18,7 +18,8 @@ from hypothesis import example, given, settings, strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 
 from practitioner import book
-from practitioner.book import ResultError, load_references, record, result, shown, tolerance_of, write_atomically
+from practitioner.book import (
+    FAMILIES, ResultError, bootstrap_interval, described, load_references, per_conversation, record, result, scoreboard, shown, tolerance_of, write_atomically)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PUBLISHED = json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))
@@ -130,6 +131,135 @@ def test_when_measuring_nothing_is_compared_and_everything_is_logged(mode, monke
     assert [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()] == [
         {"name": "loss", "value": 7.0, "unit": "bits"}, {"name": "new", "value": 3, "unit": ""}]
     assert capsys.readouterr().out == "loss: 7.000 bits\nnew: 3\n"
+
+
+# What stands beside a value
+
+ABOUT = {"model": "12-gram", "parameters": 5}
+
+
+def test_a_description_is_logged_and_kept_with_the_reference(mode, monkeypatch, tmp_path, file):
+    mode("measure")
+    monkeypatch.setenv("PRACTITIONER_MEASURED", str(tmp_path / "log"))
+    result("loss", 2.0, "bits", about=ABOUT | {"seconds": 1.5})
+    [line] = map(json.loads, (tmp_path / "log").read_text(encoding="utf-8").splitlines())
+    assert line == {"name": "loss", "value": 2.0, "unit": "bits", "about": ABOUT | {"seconds": 1.5}}
+    record("12_prediction", [{"loss": (2.0, "bits", line["about"])}, {"loss": (2.0, "bits", ABOUT | {"seconds": 9.9})}], "new", path=file)
+    assert load_references(file)["loss"]["about"] == ABOUT | {"seconds": 1.5}  # of the first run
+    record("12_prediction", [{"loss": (2.0, "bits")}] * 2, path=file)
+    assert "about" not in load_references(file)["loss"]
+
+
+def test_runs_that_describe_differently_are_refused(file):
+    before = file.read_bytes()
+    for other in ({"model": "12-gram", "parameters": 6}, {"model": "12-gram"}, None):
+        with pytest.raises(ResultError, match="loss was described differently"):
+            record("12_prediction", [{"loss": (2.06, "bits", ABOUT)}, {"loss": (2.06, "bits", other)}], path=file)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("about, fails", [(ABOUT, False), (ABOUT | {"seconds": 99.0}, False), (ABOUT | {"parameters": 6}, True),
+                                          (ABOUT | {"model": "11-gram"}, True), (None, True), (ABOUT | {"new": 1}, True)])
+def test_under_test_a_description_is_compared_but_for_the_time(file, mode, about, fails):
+    file.write_text(with_entry(about=ABOUT | {"seconds": 1.0}), encoding="utf-8")
+    result("loss", 2.0649, "bits", about)  # a reader is never stopped
+    book._published.clear()
+    mode("test")
+    if fails:
+        with pytest.raises(ResultError, match="loss is described as"):
+            result("loss", 2.0649, "bits", about)
+    else:
+        result("loss", 2.0649, "bits", about)
+
+
+# scoreboard()
+
+SIZES = [100, 300, 200]
+BITS = [150.0, 700.0, 350.0]
+
+
+@pytest.fixture
+def board(file, mode):
+    """A function that puts a row on a board of a test part of 600 bytes, as in the reference run; returns what it logged."""
+    log = file.with_name("log")
+    file.write_text(json.dumps(LOSS | {"test_bytes": LOSS["loss"] | {"value": 600, "unit": "bytes", "notebook": "10_corpus"}}), encoding="utf-8")
+
+    def put(key="ngram", model="12-gram", bits=BITS, sizes=SIZES, family="counting", **options):
+        log.unlink(missing_ok=True)
+        os.environ["PRACTITIONER_MEASURED"] = str(log)
+        mode("measure")
+        try:
+            scoreboard(key, model, bits, sizes, family, **options)
+        finally:
+            del os.environ["PRACTITIONER_MEASURED"]
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return put
+
+
+def test_a_row_is_a_score_with_its_interval_and_description(board, capsys):
+    score, low, high = board(parameters=5, seconds=1.234, context="11 bytes")
+    assert score == {"name": "score_ngram", "value": 2.0, "unit": "bits per byte", "about": {
+        "model": "12-gram", "family": "counting", "parameters": 5, "seconds": 1.2, "context": "11 bytes"}}
+    assert (low["name"], high["name"]) == ("score_ngram_low", "score_ngram_high") and "about" not in low
+    assert 1.5 <= low["value"] < 2.0 < high["value"] <= 700 / 300
+    assert re.fullmatch(r"12-gram: 2.000 bits per byte \(95 % of draws: 1.\d+ to 2.\d+\)\n", capsys.readouterr().out)
+
+
+def test_a_score_of_the_whole_has_no_interval(board, capsys):
+    [score] = board(bits=1200, sizes=600, family="compressor")
+    assert score["value"] == 2.0 and score["about"] == {"model": "12-gram", "family": "compressor"}
+    assert capsys.readouterr().out == "12-gram: 2.000 bits per byte\n"
+
+
+@pytest.mark.parametrize("wrong, says", [
+    (dict(sizes=[100, 300, 199]), "has 600 bytes, not 599"), (dict(bits=1200, sizes=601), "has 600 bytes, not 601"), (dict(bits=BITS[:2]), "as many as"),
+    (dict(bits=1200.0), "as many as"), (dict(bits=[150.0, math.nan, 1.0]), "finite"), (dict(bits=[math.inf, 1.0, 1.0]), "finite"),
+    (dict(family="counted"), "a family is one of counting")])
+def test_what_is_no_score_of_the_test_part_is_refused(board, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        board(**wrong)
+
+
+def test_a_reader_s_row_is_shown_beside_the_book_s(board, file, mode, capsys):
+    rows = board()
+    record("12_prediction", [{row["name"]: (row["value"], row["unit"], row.get("about")) for row in rows}] * 2, path=file)
+    mode("read")
+    book._published.clear()
+    scoreboard("ngram", "12-gram", BITS, SIZES, "counting")
+    scoreboard("ngram", "12-gram", [2 * bits for bits in BITS], SIZES, "counting")
+    _, same, other = capsys.readouterr().out.splitlines()
+    assert "95 %" in same and other == "12-gram: yours 4.000, the book's 2.000 bits per byte"
+
+
+def test_the_interval_is_what_drawing_again_gives():
+    """Against closed form for many alike conversations, and always the same."""
+    rng = np.random.default_rng(3)
+    sizes = np.full(400, 1000)
+    bits = rng.normal(2000, 100, 400)
+    low, high = bootstrap_interval(bits, sizes)
+    half = 1.96 * bits.std() / 1000 / np.sqrt(400)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1) and (low + high) / 2 == pytest.approx(bits.sum() / sizes.sum(), abs=half / 10)
+    assert bootstrap_interval(bits, sizes) == (low, high)
+    ratio = bootstrap_interval([10, 1000], [10, 1000])  # large ones weigh more, and the score is the same in every draw
+    assert ratio == (1, 1)
+
+
+def test_bytes_are_summed_by_conversation():
+    assert per_conversation(np.arange(10.0), [1, 4, 5]).tolist() == [0, 10, 35]
+    for sizes in ([1, 4, 4], [1, 4, 6]):
+        with pytest.raises(ValueError, match="bytes, not 10"):
+            per_conversation(np.arange(10.0), sizes)
+
+
+def test_every_row_of_the_scoreboard_has_a_known_family_and_its_interval_around_it():
+    rows = {name: entry for name, entry in PUBLISHED.items() if name.startswith("score_") and "about" in entry}
+    assert len(rows) > 10
+    for name, entry in rows.items():
+        assert entry["about"]["family"] in FAMILIES and entry["unit"] == "bits per byte" and entry["about"]["model"]
+        if f"{name}_low" in PUBLISHED:
+            assert PUBLISHED[f"{name}_low"]["value"] <= entry["value"] <= PUBLISHED[f"{name}_high"]["value"]
+    ends = {name for name in PUBLISHED if re.fullmatch("score_.*_(low|high)", name)}
+    assert {name for name in PUBLISHED if name.startswith("score_")} == rows.keys() | ends
 
 
 # The file of references
@@ -372,7 +502,7 @@ def publish(file, entry, value):
     """What a notebook does under test: result(), with `entry` as the reference."""
     book._published.clear()
     file.write_text(json.dumps({"it": entry}), encoding="utf-8")
-    result("it", value, entry["unit"])
+    result("it", value, entry["unit"], entry.get("about"))
 
 
 def test_the_notebooks_measure_what_is_published_and_no_more(measured):
@@ -383,6 +513,7 @@ def test_the_notebooks_measure_what_is_published_and_no_more(measured):
 def test_what_was_measured_is_within_the_tolerance(measured, file, mode, name):
     mode("test")
     assert measured[name]["unit"] == PUBLISHED[name]["unit"]
+    assert described(measured[name].get("about")) == described(PUBLISHED[name].get("about"))
     publish(file, PUBLISHED[name], measured[name]["value"])
 
 
@@ -427,11 +558,15 @@ def code_of(path):
 
 
 def calls_of(tree):
-    """(name, value) of each call of result(), as syntax trees; None for one that is not given."""
+    """(name, value) of each call of result() and scoreboard(), as syntax trees; None for one that is not given."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and "result" in (getattr(node.func, "id", ""), getattr(node.func, "attr", "")):
+        called = {getattr(node.func, "id", ""), getattr(node.func, "attr", "")} if isinstance(node, ast.Call) else set()
+        if "result" in called:
             given = dict(zip(("name", "value", "unit"), node.args)) | {keyword.arg: keyword.value for keyword in node.keywords}
             yield given.get("name"), given.get("value")
+        if "scoreboard" in called:
+            given = dict(zip(("key", "model", "bits", "sizes"), node.args)) | {keyword.arg: keyword.value for keyword in node.keywords}
+            yield given.get("key"), given.get("bits")
 
 
 def is_typed(value, typed=frozenset()):
@@ -477,7 +612,8 @@ def test_no_notebook_publishes_a_number_typed_by_hand_or_a_name_twice():
 @pytest.mark.parametrize("source", [
     "result('a', 4.5)", "result('a', -4.5, 'bits')", "result('a', 2 * 3)", "result(name='a', value=float('4.5'))", "book.result('a', 7)",
     "n = 7\nresult('a', n)", "result('a', round(4.512, 1))", "result(name, x)", "result('a' + b, x)", "result('a', x)\nresult('a', y)",
-    "for a in b:\n    result(a, x)", "result('a')"])
+    "for a in b:\n    result(a, x)", "result('a')",
+    "scoreboard('a', 'm', 8 * 100, n, 'counting')", "scoreboard('a', 'm', bits=[1, 2], sizes=n)"])
 def test_a_number_typed_by_hand_or_a_name_used_twice_would_be_found(source):
     assert len(faults({"notebook": source})) == 1
 

@@ -50,12 +50,12 @@ def run(path, environment):
 
 
 def measure(path, environment):
-    """The results that one run of the notebook measures: name to (value, unit)."""
+    """The results that one run of the notebook measures: name to (value, unit, about)."""
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder, "measured.jsonl")
         run(path, environment | {"PRACTITIONER_MODE": "measure", "PRACTITIONER_MEASURED": str(log)})
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return {entry["name"]: (entry["value"], entry["unit"]) for entry in map(json.loads, lines)}
+    return {entry["name"]: (entry["value"], entry["unit"], entry.get("about")) for entry in map(json.loads, lines)}
 
 
 def refresh(pool, path, reason):
