@@ -106,6 +106,22 @@ def test_numbers_in_the_narrative_are_those_of_the_results(site):
         assert shown == [format(int(results[name]["value"]) if form.endswith("d") else results[name]["value"], form) for name, form in wanted]
 
 
+def test_the_page_of_results_has_a_row_for_every_score(site):
+    """The table under the drawing: the value, its interval, and a link to the notebook."""
+    import json
+    results = json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))
+    scores = {name: entry for name, entry in results.items() if name.startswith("score_") and "about" in entry}
+    page = parse(site / "book" / "results.html").find("article")
+    rows = [[cell.get_text(strip=True) for cell in row.find_all("td")] for row in page.find("table").find("tbody").find_all("tr")]
+    expected = []
+    for name, entry in scores.items():
+        ends = [results[f"{name}_{end}"]["value"] for end in ("low", "high") if f"{name}_{end}" in results]
+        expected.append([entry["about"]["model"], f"{entry['value']:.3f}", f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "–"])
+    assert len(rows) > 10 and sorted(row[:3] for row in rows) == sorted(expected)
+    assert len(page.find("table").find_all("a", href=re.compile("notebooks/14_compression"))) > 10
+    assert len(page.select(".score:not(.axis)")) == len(scores)
+
+
 def test_a_number_that_no_notebook_publishes_fails_the_build(tmp_path):
     folder = copy_sources(tmp_path)
     page = folder / "book" / "index.md"

@@ -11,6 +11,8 @@ import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
+from practitioner_scores import Scoreboard
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
@@ -113,13 +115,13 @@ def read_record(directive, name):
 
 
 def make_table(head, rows, widths):
-    """A docutils table with a head."""
+    """A docutils table with a head. A cell is a text or a node."""
     group = nodes.tgroup(cols=len(head))
     group += [nodes.colspec(colwidth=width) for width in widths]
     for section, lines in (nodes.thead(), [head]), (nodes.tbody(), rows):
         for line in lines:
             row = nodes.row()
-            row += [nodes.entry("", nodes.paragraph(text=text)) for text in line]
+            row += [nodes.entry("", cell if isinstance(cell, nodes.Node) else nodes.paragraph(text=cell)) for cell in line]
             section += row
         group += section
     return nodes.table("", group, classes=["table"])
@@ -164,7 +166,8 @@ class Speeds(Directive):
     """`{speeds}`: what `make bench` measured, from data/speeds.json."""
 
     def run(self):
-        rows = [[name, f"{speed['value']:,.3g} {speed['unit']}", speed["date"], speed["machine"]]
+        shown = lambda value: f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"  # noqa: E731
+        rows = [[name, f"{shown(speed['value'])} {speed['unit']}", speed["date"], speed["machine"]]
                 for name, speed in sorted(read_record(self, "speeds.json").items())]
         return [make_table(["What", "Value", "Measured on", "Machine"], rows, (24, 10, 10, 30))]
 
@@ -182,4 +185,5 @@ def setup(app):
     app.add_directive("citation", Citation)
     app.add_directive("last-runs", LastRuns)
     app.add_directive("speeds", Speeds)
+    app.add_directive("scoreboard", Scoreboard)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
