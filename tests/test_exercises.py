@@ -411,6 +411,81 @@ def backoff_free_past_unseen_contexts(grams, context, symbol):
     return (0.4 if grams[context] else 1) * backoff_free_past_unseen_contexts(grams, context[1:], symbol)
 
 
+def delimiting_zeros_may_follow(low, width):
+    k = 0
+    while (m := -(-low * 2**k // 1)) >= (low + width) * 2**k:
+        k += 1
+    return f"{int(m):0{k}b}" if k else ""
+
+
+def delimiting_open_above(low, width):
+    k = 0
+    while -(-low * 2**k // 1) + 1 >= (low + width) * 2**k:
+        k += 1
+    return f"{int(-(-low * 2**k // 1)):0{k}b}" if k else ""
+
+
+def delimiting_zeros_in_front_lost(low, width):
+    k = 0
+    while -(-low * 2**k // 1) + 1 > (low + width) * 2**k:
+        k += 1
+    return f"{int(-(-low * 2**k // 1)):b}" if k else ""
+
+
+def delimiting_cut_midpoint(low, width):
+    """The middle, cut after ceil(log2 1/width) + 1 digits: it delimits itself, and is not always the shortest."""
+    k = math.ceil(-math.log2(width)) + 1
+    return f"{int((low + width / 2) * 2**k):0{k}b}"
+
+
+def delimiting_rounded_down(low, width):
+    k = 0
+    while low * 2**k // 1 + 1 > (low + width) * 2**k:
+        k += 1
+    return f"{int(low * 2**k // 1):0{k}b}" if k else ""
+
+
+def delimiting_at_least_one_digit(low, width):
+    k = 1
+    while -(-low * 2**k // 1) + 1 > (low + width) * 2**k:
+        k += 1
+    return f"{int(-(-low * 2**k // 1)):0{k}b}"
+
+
+def waste_cross_entropy(p, sizes):
+    some = p > 0
+    return float(-np.sum(p[some] * np.log2(sizes[some] / sizes.sum())))
+
+
+def waste_in_nats(p, sizes):
+    some = p > 0
+    return float(np.sum(p[some] * np.log(p[some] / (sizes[some] / sizes.sum()))))
+
+
+def waste_other_way_round(p, sizes):
+    q = sizes / sizes.sum()
+    return float(np.sum(q * np.log2(q / np.maximum(p, 1e-300))))
+
+
+def waste_sizes_not_divided(p, sizes):
+    some = p > 0
+    return float(np.sum(p[some] * np.log2(p[some] / sizes[some])))
+
+
+def waste_nan_at_zero(p, sizes):
+    return float(np.sum(p * np.log2(p / (sizes / sizes.sum()))))
+
+
+def waste_unweighted(p, sizes):
+    some = p > 0
+    return float(np.mean(np.log2(p[some] / (sizes[some] / sizes.sum()))))
+
+
+def waste_negative(p, sizes):
+    some = p > 0
+    return float(np.sum(p[some] * np.log2(sizes[some] / sizes.sum() / p[some])))
+
+
 WRONG = {
     "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
                                  turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
@@ -427,6 +502,10 @@ WRONG = {
                                   discounted_only_to_the_unseen, discounted_without_a_zero_case],
     "12_prediction: stupid_backoff": [backoff_without_the_factor, backoff_drops_the_last_of_the_context, backoff_only_once, backoff_interpolates,
                                       backoff_free_past_unseen_contexts],
+    "14_compression: self_delimiting": [delimiting_zeros_may_follow, delimiting_open_above, delimiting_zeros_in_front_lost, delimiting_cut_midpoint,
+                                        delimiting_rounded_down, delimiting_at_least_one_digit],
+    "14_compression: waste": [waste_cross_entropy, waste_in_nats, waste_other_way_round, waste_sizes_not_divided, waste_nan_at_zero, waste_unweighted,
+                              waste_negative],
     "90_honest_numbers: robust_spread": [spread_maximum, spread_mean, spread_standard_deviation, spread_with_signs, spread_sign_taken_last,
                                          spread_first_run_counted, spread_middle_without_sorting, spread_upper_middle, spread_lower_middle,
                                          spread_around_the_median, spread_of_neighbours],

@@ -21,7 +21,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 REPOSITORY = CONFIG["repository"]["url"].removeprefix("https://github.com/")
 EXACT = {"chitchat-dataset", "glin-profanity", "jupyter-book"}
-CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base", "brotli": "brotli-python"}
 SYSTEMS = [{"python_full_version": f"{python}.5", "python_version": python, "sys_platform": system, "os_name": kind,
             "platform_system": name, "platform_machine": "x86_64", "implementation_name": "cpython", "platform_python_implementation": "CPython"}
            for python in ("3.11", "3.12", "3.13")
