@@ -102,6 +102,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'practitioner/compression.py'),
                                           'practitioner.compression.given_size': ( 'compression.html#given_size',
                                                                                    'practitioner/compression.py'),
+                                          'practitioner.compression.learn': ('compression.html#learn', 'practitioner/compression.py'),
                                           'practitioner.compression.learned_probabilities': ( 'compression.html#learned_probabilities',
                                                                                               'practitioner/compression.py'),
                                           'practitioner.compression.mixed_probabilities': ( 'compression.html#mixed_probabilities',

@@ -204,13 +204,13 @@ def seed():
     `make refresh` varies it to see how far a result strays."""
     return int(os.environ.get("PRACTITIONER_SEED", "0"))
 
-# %% ../notebooks/90_honest_numbers.ipynb #1a12e09e
+# %% ../notebooks/90_honest_numbers.ipynb #ade6cb21
 def record(notebook, runs, reason="", path=None):
     """Write what `notebook` measured into the file of references; returns the names.
 
     `runs` is a list of dicts, name to (value, unit) or (value, unit, about). The first is
-    the usual run and gives the values, the others give the spread. Names that the notebook no longer measures are
-    removed, and are among those returned.
+    the usual run and gives the values, the others give the spread. Names that the notebook
+    no longer measures are removed, and are among those returned.
     Raises `ResultError`, and writes nothing, where a value leaves its old tolerance and no
     `reason` is given, where a name belongs to another notebook, or where a run did not
     measure the same names."""
@@ -277,11 +277,11 @@ def write_atomically(path, content):
         os.unlink(temporary)
         raise
 
-# %% ../notebooks/90_honest_numbers.ipynb #57a1ca86
+# %% ../notebooks/90_honest_numbers.ipynb #467cb940
 def bootstrap_interval(bits, sizes, draws=2000):
-    """The 95 % interval of sum(bits) / sum(sizes), drawing conversations again: (low, high).
+    """The 95 % interval of sum(bits) / sum(sizes), conversations drawn again: two.
 
-    `bits` and `sizes` have an entry for each conversation. The draws are always the same."""
+    `bits` and `sizes` have an entry for each conversation. The draws never change."""
     bits, sizes = np.asarray(bits, dtype=float), np.asarray(sizes, dtype=float)
     drawn = np.random.default_rng(0).integers(len(bits), size=(draws, len(bits)))
     scores = bits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)

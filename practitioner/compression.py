@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOTAL_BITS', 'WINDOW', 'BYTE', 'MASK', 'CHECK_EVERY', 'MAGIC', 'VERSION', 'HEADER', 'PROBE', 'XZ', 'Fixed',
            'quantise', 'Encoder', 'Decoder', 'Tables', 'CompressedFileError', 'encode_bytes', 'decode_bytes',
-           'fingerprint', 'compress', 'decompress', 'compress_file', 'decompress_file', 'Learner',
+           'fingerprint', 'compress', 'decompress', 'compress_file', 'decompress_file', 'learn', 'Learner',
            'learned_probabilities', 'follow', 'Mixture', 'mixed_probabilities', 'general_compressors', 'given_size']
 
 # %% ../notebooks/14_compression.ipynb #57a92497
@@ -34,7 +34,7 @@ class Fixed:
         """The probability of each byte of `text`: (T,)."""
         return self.p[as_bytes(text)]
 
-# %% ../notebooks/14_compression.ipynb #4bee6022
+# %% ../notebooks/14_compression.ipynb #7d13278f
 TOTAL_BITS = 30
 
 def quantise(p):
@@ -43,13 +43,13 @@ def quantise(p):
     Raises ValueError for what is no distribution."""
     p = np.asarray(p, dtype=float)
     if p.shape != (256,) or not (p.min() >= 0 and abs(p.sum() - 1) < 1e-6):
-        raise ValueError("a model gives 256 probabilities that are not negative and sum to 1, "
+        raise ValueError("a model gives 256 probabilities, not negative, that sum to 1, "
                          f"not {p.size} that sum to {p.sum()} with the minimum {p.min()}")
     sizes = (p * (2**TOTAL_BITS - 256)).astype(np.int64) + 1
     sizes[sizes.argmax()] += 2**TOTAL_BITS - sizes.sum()
     return sizes.astype(np.uint32)
 
-# %% ../notebooks/14_compression.ipynb #486acf6d
+# %% ../notebooks/14_compression.ipynb #6ac0c548
 WINDOW, BYTE = 64, 8
 MASK = (1 << WINDOW) - 1
 
@@ -80,7 +80,7 @@ class Encoder:
         self.written[place] += 1
 
     def finish(self):
-        """The bytes of the shortest number in the interval; the reader takes zeros to follow."""
+        """The shortest number in the interval, in bytes; zeros are taken to follow."""
         for length in range(WINDOW // BYTE + 1):
             unit = 1 << WINDOW - BYTE * length
             number = -(-self.low // unit) * unit
@@ -91,9 +91,9 @@ class Encoder:
             self._carry()
         return bytes(self.written) + (number // unit).to_bytes(length, "big")
 
-# %% ../notebooks/14_compression.ipynb #719da130
+# %% ../notebooks/14_compression.ipynb #2fc28b06
 class Decoder:
-    """Reads what an `Encoder` wrote: `find` where the number lies, then `remove` the piece."""
+    """Reads what an `Encoder` wrote: `find` the place, then `remove` the piece."""
 
     def __init__(self, data):
         first = data[:WINDOW // BYTE].ljust(WINDOW // BYTE, b"\0")
@@ -136,12 +136,13 @@ class Tables:
         """16 bits of the hash of all tables so far."""
         return int.from_bytes(self.hash.digest()[:2], "big")
 
-# %% ../notebooks/14_compression.ipynb #7923633e
+# %% ../notebooks/14_compression.ipynb #022a89b4
 CHECK_EVERY = 4096  # bytes written
 
 class CompressedFileError(ValueError):
     """A file that cannot be decompressed; the message says what is wrong with it."""
 
+# %% ../notebooks/14_compression.ipynb #93308ce9
 def encode_bytes(data, model):
     """(the coded bytes, the hash of all tables) of `data`."""
     coder, tables, due = Encoder(), Tables(model), CHECK_EVERY
@@ -154,6 +155,7 @@ def encode_bytes(data, model):
             due += CHECK_EVERY
     return coder.finish(), tables.hash.digest()
 
+# %% ../notebooks/14_compression.ipynb #b81b0d25
 def decode_bytes(coded, length, model):
     """(the `length` bytes, the hash of all tables): the inverse of `encode_bytes`.
 
@@ -175,7 +177,7 @@ def decode_bytes(coded, length, model):
             due += CHECK_EVERY
     return bytes(decoded), tables.hash.digest()
 
-# %% ../notebooks/14_compression.ipynb #aa1df3c1
+# %% ../notebooks/14_compression.ipynb #d40a8009
 MAGIC, VERSION = b"\xb1ts\n", 1
 HEADER = struct.Struct("<4sBQ8s8s8s")  # magic, version, length, model, tables, content
 PROBE = b"A: hello, how are you?\nB: hello, how are you? 2 + 2 = 4\n\n" + bytes(range(256))
@@ -188,20 +190,22 @@ def fingerprint(model):
         tables.advance(byte)
     return tables.hash.digest()
 
+# %% ../notebooks/14_compression.ipynb #15a0d3b8
 def compress(data, model):
     """`data` (bytes) as a file, in bytes, that `decompress` reads with the same model."""
     data = bytes(data)
     coded, tables = encode_bytes(data, model)
     content = hashlib.blake2b(data, digest_size=8).digest()
-    body = HEADER.pack(MAGIC, VERSION, len(data), fingerprint(model), tables, content) + coded
+    header = HEADER.pack(MAGIC, VERSION, len(data), fingerprint(model), tables, content)
+    body = header + coded
     return body + struct.pack("<I", zlib.crc32(body))
 
-# %% ../notebooks/14_compression.ipynb #573c79b3
+# %% ../notebooks/14_compression.ipynb #8e436047
 def decompress(file, model):
     """The bytes that `compress` was given; `CompressedFileError` for anything else."""
     if not file.startswith(MAGIC):
-        raise CompressedFileError(f"not a file of this format: it begins with {file[:4]!r}, "
-                                  f"not with {MAGIC!r}")
+        raise CompressedFileError("not a file of this format: it begins with "
+                                  f"{file[:4]!r}, not with {MAGIC!r}")
     if file[4:5] not in (b"", bytes([VERSION])):
         raise CompressedFileError(f"the file has version {file[4]} of the format; "
                                   f"this program reads version {VERSION}")
@@ -210,9 +214,9 @@ def decompress(file, model):
         raise CompressedFileError(f"the file is damaged or cut off ({len(file)} bytes): "
                                   "its checksum does not match")
     _, _, length, made_with, tables, content = HEADER.unpack(body[:HEADER.size])
-    if made_with != fingerprint(model):
-        raise CompressedFileError("the file was made with another model: its fingerprint is "
-                                  f"{made_with.hex()}, this model's {fingerprint(model).hex()}")
+    if made_with != (this := fingerprint(model)):
+        raise CompressedFileError("the file was made with another model: its fingerprint "
+                                  f"is {made_with.hex()}, this model's {this.hex()}")
     data, seen = decode_bytes(body[HEADER.size:], length, model)
     if seen != tables:
         raise CompressedFileError("the model's tables are not those that the file was made "
@@ -230,7 +234,25 @@ def decompress_file(source, target, model):
     """The inverse. Where it raises, `target` is as it was, or is still not there."""
     write_atomically(target, decompress(pathlib.Path(source).read_bytes(), model))
 
-# %% ../notebooks/14_compression.ipynb #8ba6f7f4
+# %% ../notebooks/14_compression.ipynb #9cae5a3d
+def learn(nodes, recent, byte, discount):
+    """Count `byte` after `recent`, in the longest context and on until one knew it."""
+    for begin in range(len(recent) + 1):
+        context = recent[begin:]
+        node = nodes.get(context)
+        if node is None:
+            nodes[context] = byte
+            continue
+        if isinstance(node, int):
+            node = nodes[context] = [1, discount[1], {node: 1}]
+        count = node[2].get(byte, 0)
+        node[0] += 1
+        node[1] += discount[min(count + 1, 3)] - discount[min(count, 3)]
+        node[2][byte] = count + 1
+        if count:
+            break
+
+# %% ../notebooks/14_compression.ipynb #029a96e4
 class Learner:
     """An n-gram model of bytes that begins with nothing and learns each byte it is told.
 
@@ -267,20 +289,7 @@ class Learner:
     def advance(self, state, byte):
         """The state after `byte`, which has been learned."""
         nodes, recent = state
-        for begin in range(len(recent) + 1):
-            context = recent[begin:]
-            node = nodes.get(context)
-            if node is None:
-                nodes[context] = byte
-                continue
-            if isinstance(node, int):
-                node = nodes[context] = [1, self.DISCOUNT[1], {node: 1}]
-            count = node[2].get(byte, 0)
-            node[0] += 1
-            node[1] += self.DISCOUNT[min(count + 1, 3)] - self.DISCOUNT[min(count, 3)]
-            node[2][byte] = count + 1
-            if count:
-                break
+        learn(nodes, recent, byte, self.DISCOUNT)
         return nodes, (recent + bytes([byte]))[1 - self.order:]
 
 # %% ../notebooks/14_compression.ipynb #3f152d49
@@ -305,12 +314,13 @@ def learned_probabilities(learner, text):
         state = learner.advance(state, byte)
     return np.array(found)
 
-# %% ../notebooks/14_compression.ipynb #93661937
+# %% ../notebooks/14_compression.ipynb #bfd1fb1d
 def follow(weight, rate, first, second):
-    """The share of the second model after a byte to which the two gave these probabilities."""
+    """The share of the second model after a byte, from what the two gave that byte."""
     shared = weight * second
     return weight + rate * (shared / ((1 - weight) * first + shared) - weight)
 
+# %% ../notebooks/14_compression.ipynb #63e3d78e
 class Mixture:
     """Two models of bytes, the second with a share that follows how well it predicts.
 
@@ -337,15 +347,16 @@ class Mixture:
         return self._state(self.first.advance(one, byte), self.second.advance(other, byte),
                            weight)
 
+# %% ../notebooks/14_compression.ipynb #486841e5
 def mixed_probabilities(first, second, weight=0.15, rate=0.02):
-    """What a `Mixture` gives bytes to which its two models give `first` and `second`: (T,)."""
+    """What a `Mixture` gives bytes that its models give `first` and `second`: (T,)."""
     found = []
     for p, q in zip(first.tolist(), second.tolist()):
         found.append((1 - weight) * p + weight * q)
         weight = follow(weight, rate, p, q)
     return np.array(found)
 
-# %% ../notebooks/14_compression.ipynb #baffe57a
+# %% ../notebooks/14_compression.ipynb #4ad80d7b
 import bz2, lzma
 
 XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**24,
@@ -356,7 +367,8 @@ def general_compressors(ppmd_order, gzip_memory=9):
     try:
         import brotli, pyppmd, zstandard
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(f"{missing}: pip install zstandard brotli pyppmd") from None
+        install = f"{missing}: pip install zstandard brotli pyppmd"
+        raise ModuleNotFoundError(install) from None
 
     def gzip(data):
         coder = zlib.compressobj(9, zlib.DEFLATED, 31, gzip_memory)
@@ -381,9 +393,9 @@ def general_compressors(ppmd_order, gzip_memory=9):
         "PPMd": (ppmd, unppmd),
     }
 
-# %% ../notebooks/14_compression.ipynb #5e0f8202
+# %% ../notebooks/14_compression.ipynb #1ae91851
 def given_size(name, data, before, ppmd_order=12):
-    """The size of `data` compressed by a general compressor that may look back at `before`."""
+    """The size of `data`, by a general compressor that may look back at `before`."""
     import brotli, pyppmd, zstandard
     if name in ("bzip2", "xz"):  # the difference that the data makes
         pack = general_compressors(ppmd_order)[name][0]
