@@ -8,6 +8,7 @@ import math
 import pathlib
 import statistics
 import warnings
+from collections import Counter
 from fractions import Fraction
 
 import nbformat
@@ -486,6 +487,79 @@ def waste_negative(p, sizes):
     return float(np.sum(p[some] * np.log2(sizes[some] / sizes.sum() / p[some])))
 
 
+def one_guess_natural_logarithms(h, K):
+    return (entropy([h, 1 - h]) + (1 - h) * np.log2(K - 1)) * np.log(2)
+
+
+def one_guess_misses_over_all_symbols(h, K):
+    return entropy([h, 1 - h]) + (1 - h) * np.log2(K)
+
+
+def one_guess_only_hit_or_miss(h, K):
+    return entropy([h, 1 - h])
+
+
+def one_guess_hit_or_miss_forgotten(h, K):
+    return (1 - h) * np.log2(K - 1)
+
+
+def one_guess_hits_for_misses(h, K):
+    return entropy([h, 1 - h]) + h * np.log2(K - 1)
+
+
+def one_guess_misses_not_weighted(h, K):
+    return entropy([h, 1 - h]) + np.log2(K - 1)
+
+
+def one_guess_nan_at_the_ends(h, K):
+    h = np.float64(h)
+    return -h * np.log2(h) - (1 - h) * np.log2((1 - h) / (K - 1))
+
+
+def one_guess_share_of_the_maximum(h, K):
+    return (1 - h) * np.log2(K)
+
+
+def pairs_turns_joined(turns, k):
+    text = "".join(turns)
+    return Counter(zip(text, text[k:]))
+
+
+def pairs_up_to_k(turns, k):
+    return Counter(pair for turn in turns for distance in range(1, k + 1) for pair in zip(turn, turn[distance:]))
+
+
+def pairs_k_between(turns, k):
+    return Counter(pair for turn in turns for pair in zip(turn, turn[k + 1:]))
+
+
+def pairs_last_left_out(turns, k):
+    return Counter((turn[t], turn[t + k]) for turn in turns for t in range(len(turn) - k - 1))
+
+
+def pairs_without_order(turns, k):
+    return Counter(tuple(sorted(pair)) for turn in turns for pair in zip(turn, turn[k:]))
+
+
+def pairs_each_once(turns, k):
+    return Counter({pair for turn in turns for pair in zip(turn, turn[k:])})
+
+
+def pairs_of_the_last_turn(turns, k):
+    for turn in turns:
+        found = Counter(zip(turn, turn[k:]))
+    return found
+
+
+def pairs_wrapped_around(turns, k):
+    """A negative index takes from the end, silently."""
+    return Counter((turn[t - k], turn[t]) for turn in turns for t in range(len(turn)))
+
+
+def pairs_second_first(turns, k):
+    return Counter((y, x) for turn in turns for x, y in zip(turn, turn[k:]))
+
+
 WRONG = {
     "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
                                  turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
@@ -506,6 +580,11 @@ WRONG = {
                                         delimiting_rounded_down, delimiting_at_least_one_digit],
     "14_compression: waste": [waste_cross_entropy, waste_in_nats, waste_other_way_round, waste_sizes_not_divided, waste_nan_at_zero, waste_unweighted,
                               waste_negative],
+    "13_guessing: one_guess_bound": [one_guess_natural_logarithms, one_guess_misses_over_all_symbols, one_guess_only_hit_or_miss,
+                                     one_guess_hit_or_miss_forgotten, one_guess_hits_for_misses, one_guess_misses_not_weighted,
+                                     one_guess_nan_at_the_ends, one_guess_share_of_the_maximum],
+    "13_guessing: pairs_by_hand": [pairs_turns_joined, pairs_up_to_k, pairs_k_between, pairs_last_left_out, pairs_without_order, pairs_each_once,
+                                   pairs_of_the_last_turn, pairs_wrapped_around, pairs_second_first],
     "90_honest_numbers: robust_spread": [spread_maximum, spread_mean, spread_standard_deviation, spread_with_signs, spread_sign_taken_last,
                                          spread_first_run_counted, spread_middle_without_sorting, spread_upper_middle, spread_lower_middle,
                                          spread_around_the_median, spread_of_neighbours],
