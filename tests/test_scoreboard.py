@@ -40,7 +40,7 @@ def test_each_halving_is_a_third_of_the_way(page, bits, percent):
 
 def test_names_are_escaped_and_families_coloured(page):
     rows = page.scores({"score_a": entry(4.0, 'x < "y"', "lstm"), "score_b": entry(2.0, "z", "transformer")})
-    drawn = BeautifulSoup(page.drawing(rows), "html.parser")
+    drawn = BeautifulSoup(page.drawing(rows, "The table below"), "html.parser")
     assert [tag.get_text() for tag in drawn.select(".score:not(.axis) .model")] == ['x < "y"', "z"]
     assert drawn.select_one(".scores")["role"] == "img" and 'x < "y"' in drawn.select_one(".scores")["aria-label"]
     assert [tag["class"] for tag in drawn.select(".key")] == [["key", "lstm"], ["key", "transformer"]]
@@ -49,7 +49,7 @@ def test_names_are_escaped_and_families_coloured(page):
 
 def test_what_is_drawn_is_what_was_published(page):
     rows = page.scores(PUBLISHED)
-    drawn = BeautifulSoup(page.drawing(rows), "html.parser").select(".score:not(.axis)")
+    drawn = BeautifulSoup(page.drawing(rows, "The table below"), "html.parser").select(".score:not(.axis)")
     names = {key for key, value in PUBLISHED.items() if key.startswith("score_") and "about" in value}
     assert len(drawn) == len(rows) == len(names) > 10
     shown = {(tag.select_one(".model").get_text(), tag.select_one(".bits").get_text(), tag.select_one(".dot")["style"], bool(tag.select(".whisker"))) for tag in drawn}

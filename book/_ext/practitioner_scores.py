@@ -5,7 +5,7 @@ import html
 import math
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from docutils.parsers.rst import Directive, directives
 from sphinx import addnodes
 
 FAMILIES = {"counting": "counted", "compressor": "compressors, from nothing", "primed": "… given the training part to read",
@@ -28,11 +28,11 @@ def place(bits):
     return round(100 * math.log(MOST / min(max(bits, LEAST), MOST)) / math.log(MOST / LEAST), 2)
 
 
-def drawing(rows):
-    """The rows as HTML. Its colours are in book.css, so it follows light and dark."""
+def drawing(rows, where):
+    """The rows as HTML; `where` says where the same stands as a table. Its colours are in book.css, so it follows light and dark."""
     best = rows[-1]
     summary = (f"The scoreboard: {len(rows)} models, from {rows[0]['value']:.2f} bits per byte ({rows[0]['model']}) "
-               f"to {best['value']:.2f} ({best['model']}). The table below says the same.")
+               f"to {best['value']:.2f} ({best['model']}). {where} says the same.")
     lines = []
     for row in rows:
         whisker = ""
@@ -68,13 +68,16 @@ def cells(row):
 
 
 class Scoreboard(Directive):
-    """`{scoreboard}`: the drawing, the table, and the machines that the times are of."""
+    """`{scoreboard}`: the drawing, the table, and the machines that the times are of. With `:drawing:`, the drawing alone."""
+    option_spec = {"drawing": directives.flag}
 
     def run(self):
         from practitioner_book import make_table, read_record
         rows = scores(read_record(self, "results.json"))
+        if "drawing" in self.options:
+            return [nodes.raw("", drawing(rows, "The table on the page of results"), format="html")]
         head = ["Model", "Bits per byte", "95 % interval", "Parameters", "Learned in", "Looks back at", "Notebook"]
         table = make_table(head, [cells(row) for row in reversed(rows)], (24, 8, 12, 10, 8, 20, 14))
         machines = sorted({row["machine"] for row in rows if "seconds" in row})
         times = nodes.paragraph(text="The times are for information, of one run on: " + "; ".join(machines) + ".")
-        return [nodes.raw("", drawing(rows), format="html"), table] + ([times] if machines else [])
+        return [nodes.raw("", drawing(rows, "The table below"), format="html"), table] + ([times] if machines else [])
