@@ -91,7 +91,7 @@ class Encoder:
             self._carry()
         return bytes(self.written) + (number // unit).to_bytes(length, "big")
 
-# %% ../notebooks/14_compression.ipynb #2fc28b06
+# %% ../notebooks/14_compression.ipynb #22c2ddd5
 class Decoder:
     """Reads what an `Encoder` wrote: `find` the place, then `remove` the piece."""
 
@@ -102,6 +102,7 @@ class Decoder:
 
     def find(self, bits=TOTAL_BITS):
         """In which of the 2**bits units of the interval the number lies."""
+        # beyond the last unit only in a damaged file, or under another model
         return min(self.inside // (self.width >> bits), (1 << bits) - 1)
 
     def remove(self, start, size, bits=TOTAL_BITS):
@@ -356,14 +357,14 @@ def mixed_probabilities(first, second, weight=0.15, rate=0.02):
         weight = follow(weight, rate, p, q)
     return np.array(found)
 
-# %% ../notebooks/14_compression.ipynb #4ad80d7b
+# %% ../notebooks/14_compression.ipynb #a0dc275c
 import bz2, lzma
 
 XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**24,
        "lc": 4, "pb": 0}]
 
 def general_compressors(ppmd_order, gzip_memory=9):
-    """The general compressors: name to (compress, decompress), for the smallest files."""
+    """The general compressors at their strongest: name to (compress, decompress)."""
     try:
         import brotli, pyppmd, zstandard
     except ModuleNotFoundError as missing:
@@ -393,9 +394,11 @@ def general_compressors(ppmd_order, gzip_memory=9):
         "PPMd": (ppmd, unppmd),
     }
 
-# %% ../notebooks/14_compression.ipynb #1ae91851
-def given_size(name, data, before, ppmd_order=12):
-    """The size of `data`, by a general compressor that may look back at `before`."""
+# %% ../notebooks/14_compression.ipynb #7dcebe61
+def given_size(name, data, before, ppmd_order=10):
+    """The size of `data`, by a general compressor that may look back at `before`.
+
+    As far back as it can: gzip sees 32 kB of it, bzip2 what fits into one block."""
     import brotli, pyppmd, zstandard
     if name in ("bzip2", "xz"):  # the difference that the data makes
         pack = general_compressors(ppmd_order)[name][0]

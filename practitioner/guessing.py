@@ -42,13 +42,13 @@ def unrank(model, ranks):
         state = model.advance(state, data[-1])
     return bytes(data)
 
-# %% ../notebooks/13_guessing.ipynb #a8eef2ad
+# %% ../notebooks/13_guessing.ipynb #a64e69a0
 def shannon_bounds(counts):
     """Shannon's lower and upper bound in bits a symbol (1951), from numbers of guesses.
 
     `counts[i - 1]` says how often, or in what share of cases, guess i was right. The upper
-    bound holds for any player; the lower one only for an ideal player, who guesses in the
-    order of the true conditional probabilities."""
+    bound holds for any consistent player; the lower one only for an ideal player, who
+    guesses in the order of the true conditional probabilities."""
     q = distribution(counts)
     i = np.arange(1, len(q) + 1)
     lower = np.sum(i * (q - np.append(q[1:], 0)) * np.log2(i))

@@ -99,8 +99,11 @@ def compressors():
         found[f"{name}, size"] = (len(kept["file"]), "bytes")
         for what, time_taken in zip(("compress", "decompress"), seconds):
             found[f"{name}, {what}"] = (len(test) / time_taken / 1e6, "MB/s")
+    validation = corpus.text("validation").encode()
+    order = min(range(8, 17, 2), key=lambda order: given_size("PPMd", validation, train, order))
+    found["PPMd, given the training part, order"] = (order, "bytes")
     for name in general_compressors(ppmd_order=7):
-        found[f"{name}, given the training part, size"] = (given_size(name, test, train), "bytes")
+        found[f"{name}, given the training part, size"] = (given_size(name, test, train, order), "bytes")
     return found
 
 
