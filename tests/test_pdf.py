@@ -88,7 +88,7 @@ def test_it_says_what_it_is_and_is_no_burden(file, reader):
     assert reader.metadata.title == CONFIG["title"] and reader.metadata.author == CONFIG["author"]
     assert root["/Lang"] == "en" and root["/MarkInfo"]["/Marked"] and "/StructTreeRoot" in root
     assert root["/ViewerPreferences"]["/DisplayDocTitle"] and reader.page_mode == "/UseOutlines"
-    assert 200_000 < file.stat().st_size < 8_000_000
+    assert 200_000 < file.stat().st_size < 80_000 * len(reader.pages)
     assert {tuple(round(float(each) / MM) for each in page.mediabox[2:]) for page in reader.pages} == {(210, 297)}
 
 
@@ -163,7 +163,7 @@ def test_solutions_come_last_and_are_led_to(site, reader, texts):
     number = sum(len(parse(site / f"{page}.html").select(".cell.tag_solution")) for page in NOTEBOOKS)
     [last] = [page for title, level, page in outline(reader) if title == "Solutions" and level == 0]
     before, after = squeeze("".join(texts[:last - 1])), squeeze("".join(texts[last - 1:]))
-    assert before.count(f"Solution:page{last}") >= 1 and before.count("Solution:page") == number > 2
+    assert before.count(f"Solution:page{last}") >= 1 and before.count("Solution:page") == number > 0
     assert len(re.findall(r"def\w+_solution\(", after)) >= number and not re.findall(r"def\w+_solution\(", before)
 
 
@@ -212,7 +212,7 @@ def marked(text):
     for number, heading in enumerate(page.select(".chapter :is(h1, h2, h3, h4, h5)"), len(blocks)):  # and what follows it
         follower = heading.find_next_sibling()
         if follower:
-            follower = follower.find(["dt", "li"]) if follower.name in ("dl", "ul", "ol") else follower
+            follower = follower.find(["dt", "li"]) if follower.name in ("dl", "ul", "ol") else follower.select_one("table td, table th") or follower
             heading.insert(0, page.new_tag("span", id=f"mark-{number}-a"))
             follower.insert(0, page.new_tag("span", id=f"mark-{number}-b"))
             names[number] = f"heading: {heading.get_text()}"
