@@ -1,10 +1,11 @@
-"""For all tests: the scripts of tools/ can be imported, and what was left out for want of a browser is said once, at the end."""
+"""For all tests: the scripts of tools/ and the extensions of book/_ext can be imported, and what was left out for want of a browser is said once, at the end."""
 import pathlib
 import sys
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
 from browser import NO_CHROMIUM  # noqa: E402
 
 

@@ -1,13 +1,12 @@
 """What a reader counts on: pages that are light, dated, citable, legible in the dark, walked by keyboard, and a way on from what is not there."""
-import importlib.util
 import json
 import os
-import pathlib
 import re
 import struct
 import subprocess
 import sys
 
+import practitioner_book
 import pytest
 import yaml
 from browser import serve, weigh
@@ -54,14 +53,6 @@ def test_each_page_says_when_it_was_changed_last(fork):
     assert days == {page: ["2031-05-06" if page == "book/errata" else "2030-01-02"] for page in PAGES}
 
 
-def read_extension():
-    sys.path.insert(0, str(ROOT / "book" / "_ext"))  # where it finds its neighbours, as in the build
-    spec = importlib.util.spec_from_file_location("practitioner_book", ROOT / "book" / "_ext" / "practitioner_book.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def entry_of(text):
     """The one entry of some BibTeX, as a bibliography program reads it."""
     from pybtex.database import parse_string
@@ -80,7 +71,7 @@ def test_the_page_that_says_how_to_cite_agrees_with_the_citation_file(fork):
 def test_people_are_cited_by_their_names():
     """A fork's own authors, in its own CITATION.cff."""
     people = [{"family-names": "Lovelace", "given-names": "Ada"}, {"name": "The class of 2031"}]
-    entry = entry_of(read_extension().bibtex(CITATION | {"authors": people, "url": "https://ada.github.io/course/"}))
+    entry = entry_of(practitioner_book.bibtex(CITATION | {"authors": people, "url": "https://ada.github.io/course/"}))
     assert [person.last_names for person in entry.persons["author"]] == [["Lovelace"], ["{The class of 2031}"]]
     assert entry.fields["url"] == "https://ada.github.io/course/"
 

@@ -1,10 +1,9 @@
 """The scoreboard's drawing and table are the published results, and nothing else."""
-import importlib.util
 import json
 import pathlib
 import re
-import sys
 
+import practitioner_scores
 import pytest
 from bs4 import BeautifulSoup
 
@@ -12,14 +11,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PUBLISHED = json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page():
     """The module behind the page of results."""
-    spec = importlib.util.spec_from_file_location("practitioner_scores", ROOT / "book" / "_ext" / "practitioner_scores.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("practitioner_scores", None)
+    return practitioner_scores
 
 
 def entry(value, model="m", family="counting", **about):

@@ -168,13 +168,15 @@ def server(site):
         yield address
 
 
+def need_chromium():
+    """The program. Without one the test is left out, and tests/conftest.py says so at the end; under CI it fails."""
+    return find_chromium() or (pytest.fail if os.environ.get("CI") else pytest.skip)(NO_CHROMIUM)
+
+
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium. Without one the tests are left out, and tests/conftest.py says so at the end; under CI they fail."""
-    program = find_chromium()
-    if program is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(NO_CHROMIUM)
-    with chromium(program) as browser:
+    """Headless Chromium."""
+    with chromium(need_chromium()) as browser:
         yield browser
 
 

@@ -10,11 +10,11 @@ import sys
 
 import pytest
 import yaml
+from test_site import PAGES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WORKFLOWS = {file.name: file.read_text(encoding="utf-8") for file in sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PAGES = re.findall(r"^[ -]*(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"), re.M)
 TARGETS = set(re.findall(r"^([\w./-]+)(?: [\w./-]+)*:(?!=)", MAKEFILE, re.M)) - {".PHONY"}
 WRITES = {("publish.yml", "deploy"): {"pages", "id-token"}, ("links.yml", "report"): {"issues"}, ("adopt.yml", "adopt"): {"contents"},
           ("release.yml", "print"): {"contents"}}

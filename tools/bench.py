@@ -88,7 +88,8 @@ def compressors():
     train, test = corpus.text("train").encode(), corpus.text("test").encode()
     primed = train_ngram(train)
     ours = {"learner": Learner, "mixture": lambda: Mixture(primed, Learner())}
-    pairs = {name: (pack, unpack, 3) for name, (pack, unpack) in general_compressors(ppmd_order=7).items()}
+    general = general_compressors(ppmd_order=7)
+    pairs = {name: (pack, unpack, 3) for name, (pack, unpack) in general.items()}
     pairs |= {name: (lambda data, new=new: compress(data, new()), lambda file, new=new: decompress(file, new()), 1) for name, new in ours.items()}
     found = {}
     for name, (pack, unpack, repeat) in pairs.items():
@@ -102,32 +103,33 @@ def compressors():
     validation = corpus.text("validation").encode()
     order = min(range(8, 17, 2), key=lambda order: given_size("PPMd", validation, train, order))
     found["PPMd, given the training part, order"] = (order, "bytes")
-    for name in general_compressors(ppmd_order=7):
+    for name in general:
         found[f"{name}, given the training part, size"] = (given_size(name, test, train, order), "bytes")
     return found
 
 
+def make(target):
+    subprocess.run(["make", "--no-print-directory", target], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
 def book():
-    make = ["make", "--no-print-directory", "book"]
-    run = lambda: subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: E731
-    run()  # the environment, if it is missing
+    make("book")  # the environment, if it is missing
 
     def clean():
         shutil.rmtree(ROOT / "_build" / "html", ignore_errors=True)
         shutil.rmtree(ROOT / "_build" / ".doctrees", ignore_errors=True)
-        run()
-    return {"pages, from a clean tree": (best(clean, 2), "s"), "pages, nothing changed": (best(run), "s")}
+        make("book")
+    return {"pages, from a clean tree": (best(clean, 2), "s"), "pages, nothing changed": (best(lambda: make("book")), "s")}
 
 
 def pdf():
-    run = lambda: subprocess.run(["make", "--no-print-directory", "pdf"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: E731
-    run()  # the environment and the pages, if they are missing
-    return {"PDF of the book, from its pages": (best(run, 2), "s")}
+    make("pdf")  # the environment and the pages, if they are missing
+    return {"PDF of the book, from its pages": (best(lambda: make("pdf"), 2), "s")}
 
 
 def weights():
     """What a first visit loads, in MB of a million bytes, texts compressed: of the front page, and of the page that takes most."""
-    subprocess.run(["make", "--no-print-directory", "book"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    make("book")
     program = find_chromium() or sys.exit(NO_CHROMIUM)
     pages = re.findall(r"(?:root|file): *(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
     with serve(ROOT / "_build" / "html") as address, chromium(program) as browser:

@@ -9,6 +9,7 @@ import shutil
 import threading
 
 NO_CHROMIUM = "NO CHROMIUM ON THIS MACHINE"
+FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 COMPRESSED = re.compile(r"text/|application/(javascript|json|xml)|image/svg")  # what a web server such as GitHub Pages compresses
 
 
@@ -22,8 +23,7 @@ def chromium(program):
     """A browser that asks nothing of the network by itself."""
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", *FLAGS])
         yield browser
         browser.close()
 
@@ -57,9 +57,11 @@ def serve(folder, prefix="/"):
     handler = functools.partial(type("Site", (Pages,), {"prefix": prefix}), directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}{prefix}"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}{prefix}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def weigh(browser, address):

@@ -4,27 +4,24 @@ Every page is taken from the built site, so that text, figures and numbers are t
 page numbers come before them, and the folded solutions of exercises come last. The page numbers are those of a first
 printing, and the printing is repeated until they hold. Looks are in tools/pdf.css and in book/_static/book.css."""
 import argparse
+import contextlib
 import datetime
-import functools
 import html
-import http.server
 import json
 import pathlib
 import posixpath
 import re
 import shutil
 import subprocess
-import sys
-import threading
 import tomllib
 import urllib.parse
 
 import yaml
+from browser import FLAGS, find_chromium, serve
 from bs4 import BeautifulSoup
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = "becoming-a-machine-learning-practitioner.pdf"
-FLAGS = ["--disable-background-networking", "--disable-component-update", "--disable-gpu", "--disable-sync"]
 NO_BROWSER = """no Chromium, Chrome or Edge was found. Install one: chromium from your system's packages,
 Chrome from https://www.google.com/chrome/, or `python -m playwright install chromium` in the environment of this script"""
 OLDEST = 131  # the first version that prints running heads and page numbers from style sheets
@@ -171,7 +168,7 @@ def destinations(file):
 def open_browser(playwright):
     """The first Chromium, Chrome or Edge that this machine has."""
     from playwright.sync_api import Error
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    found = find_chromium()
     for option in [{"executable_path": found}] if found else [{"channel": "chrome"}, {"channel": "msedge"}, {}]:
         try:
             browser = playwright.chromium.launch(args=FLAGS, **option)
@@ -185,35 +182,15 @@ def open_browser(playwright):
     raise SystemExit(NO_BROWSER)
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the site, and the page in `page` as /book.html."""
-
-    page = ""
-
-    def do_GET(self):
-        if self.path != "/book.html":
-            return super().do_GET()
-        content = self.page.encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
 def print_page(browser, site, text, file):
     """Print the HTML `text` to `file`; whatever the page complains of is an error."""
-    handler = type("", (Handler,), {"page": text})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    tab, complaints = browser.new_page(), []
-    try:
+    with serve(site) as address, contextlib.closing(browser.new_page()) as tab:
+        complaints = []
+        tab.route(f"{address}book.html", lambda route: route.fulfill(body=text, content_type="text/html; charset=utf-8"))
         tab.on("console", lambda message: complaints.append(f"{message.text} {message.location['url']}") if message.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.emulate_media(media="print", color_scheme="light")
-        tab.goto(f"http://127.0.0.1:{server.server_port}/book.html", wait_until="load")
+        tab.goto(f"{address}book.html", wait_until="load")
         tab.evaluate("async () => { await MathJax.startup.promise; await document.fonts.ready; }")
         complaints += tab.evaluate("""() => [...[...document.images].filter(image => !image.naturalWidth).map(image => `no picture ${image.src}`),
             ...[...document.querySelectorAll('mjx-merror')].map(error => `bad mathematics ${error.textContent}`),
@@ -221,9 +198,6 @@ def print_page(browser, site, text, file):
         if complaints:
             raise SystemExit("the book does not print:\n" + "\n".join(sorted(set(complaints))))
         tab.pdf(path=file, prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
-    finally:
-        tab.close()
-        server.shutdown()
 
 
 def describe(file, text):

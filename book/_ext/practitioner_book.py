@@ -11,7 +11,6 @@ import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-from practitioner_scores import Scoreboard
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -43,10 +42,15 @@ def finish_404(app, page, template, context, doctree):
         context["content_root"] = app.config.notfound_urls_prefix
 
 
+def without(files, word):
+    """The script or style files of a page's context, less those that `word` stands in."""
+    return [file for file in files if word not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
+
+
 def leave_thebe_out(app, page, template, context, doctree):
     """Take out the scripts of sphinx-thebe, which Jupyter Book always adds, twice: live cells are not used here, and they need the network."""
     for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context[kind] if "thebe" not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
+        context[kind] = without(context[kind], "thebe")
 
 
 def write_root(app, exception):
@@ -70,24 +74,30 @@ def lighten_head(app, page, template, context, doctree):
     unneeded = re.compile(r'<script src="[^"]*/fontawesome/[^"]*"></script>|<link rel="preload"[^>]*/fa-regular-[^>]*/>')
     context["lighten"] = lambda head: unneeded.sub("", str(head))
     if not re.search(r'class="[^"]*\bmath\b', context.get("body", "")):
-        context["script_files"] = [file for file in context["script_files"]
-                                   if "mathjax" not in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()]
+        context["script_files"] = without(context["script_files"], "mathjax")
+
+
+def ask_git(app, *question):
+    """What git says of the folder of sources; nothing where there is no git, or no repository."""
+    try:
+        return subprocess.run(["git", *question], cwd=app.srcdir, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def look_for_history(app):
+    """Whether git knows the whole history, asked once for all pages: a shallow clone's dates would be those of the clone."""
+    app.has_history = ask_git(app, "rev-parse", "--is-shallow-repository") == "false"
 
 
 def date_page(app, page, template, context, doctree):
     """The day of the last commit that touched the page, or what it was made from, for the foot of the page.
 
     Without git, outside a repository, and in a shallow clone, where git does not know, there is none."""
-    if doctree is None:
+    if doctree is None or not app.has_history:
         return
     files = [app.env.doc2path(page), *(str(pathlib.Path(app.srcdir, file)) for file in app.env.dependencies.get(page, ()))]
-    ask = ["git", "log", "-1", "--format=%cs", "--", *files]
-    try:
-        shallow = subprocess.run([*ask[:1], "rev-parse", "--is-shallow-repository"], cwd=app.srcdir, capture_output=True, text=True, check=True).stdout
-        if shallow.strip() == "false":
-            context["last_updated"] = subprocess.run(ask, cwd=app.srcdir, capture_output=True, text=True, check=True).stdout.strip() or None
-    except (OSError, subprocess.CalledProcessError):
-        pass
+    context["last_updated"] = ask_git(app, "log", "-1", "--format=%cs", "--", *files) or None
 
 
 def offer_anchors(app, doctree):
@@ -175,6 +185,7 @@ class Speeds(Directive):
 def setup(app):
     app.connect("config-inited", follow_fork)
     app.connect("config-inited", prepare_404)
+    app.connect("builder-inited", look_for_history)
     app.connect("doctree-read", offer_anchors)
     app.connect("build-finished", write_root, priority=400)
     app.connect("html-page-context", finish_404)
@@ -185,5 +196,4 @@ def setup(app):
     app.add_directive("citation", Citation)
     app.add_directive("last-runs", LastRuns)
     app.add_directive("speeds", Speeds)
-    app.add_directive("scoreboard", Scoreboard)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -6,6 +6,7 @@ import math
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
+from practitioner_book import make_table, read_record
 from sphinx import addnodes
 
 FAMILIES = {"counting": "counted", "compressor": "compressors, from nothing", "primed": "… given the training part to read",
@@ -72,7 +73,6 @@ class Scoreboard(Directive):
     option_spec = {"drawing": directives.flag}
 
     def run(self):
-        from practitioner_book import make_table, read_record
         rows = scores(read_record(self, "results.json"))
         if "drawing" in self.options:
             return [nodes.raw("", drawing(rows, "The table on the page of results"), format="html")]
@@ -81,3 +81,8 @@ class Scoreboard(Directive):
         machines = sorted({row["machine"] for row in rows if "seconds" in row})
         times = nodes.paragraph(text="The times are for information, of one run on: " + "; ".join(machines) + ".")
         return [nodes.raw("", drawing(rows, "The table below"), format="html"), table] + ([times] if machines else [])
+
+
+def setup(app):
+    app.add_directive("scoreboard", Scoreboard)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
