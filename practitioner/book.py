@@ -258,14 +258,14 @@ def _entry(notebook, name, values, unit, old, reason):
                 spread=spread, runs=len(values), notebook=notebook, versions=versions(),
                 machine=machine(), date=str(datetime.date.today()), history=history)
 
-# %% ../notebooks/90_honest_numbers.ipynb #fa19d16a
+# %% ../notebooks/90_honest_numbers.ipynb #934836a1
 def write_atomically(path, content):
     """Write a text or bytes to `path` so that a reader sees the old file or the new one.
 
     Either is whole, even after a crash in the middle."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -273,9 +273,20 @@ def write_atomically(path, content):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
+    if os.name == "posix":  # the new name itself has to reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        except OSError:  # some network drives cannot do that
+            pass
+        finally:
+            os.close(folder)
 
 # %% ../notebooks/90_honest_numbers.ipynb #467cb940
 def bootstrap_interval(bits, sizes, draws=2000):
@@ -294,8 +305,8 @@ def per_conversation(bits, sizes):
         raise ValueError(f"the conversations have {sizes.sum()} bytes, not {len(bits)}")
     return np.add.reduceat(bits, np.cumsum(sizes) - sizes)
 
-# %% ../notebooks/90_honest_numbers.ipynb #4ee64082
-FAMILIES = ("counting", "compressor", "primed", "lstm", "transformer")
+# %% ../notebooks/90_honest_numbers.ipynb #a7997b89
+FAMILIES = ("counting", "compressor", "primed", "network", "lstm", "transformer")
 
 def scoreboard(key, model, bits, sizes, family, parameters=None, seconds=None, context=""):
     """Publish a model's bits per byte on the test part, as a row of the results page.

@@ -10,7 +10,7 @@ from practitioner_book import make_table, read_record
 from sphinx import addnodes
 
 FAMILIES = {"counting": "counted", "compressor": "compressors, from nothing", "primed": "… given the training part to read",
-            "lstm": "LSTM", "transformer": "Transformer"}
+            "network": "feed-forward network", "lstm": "LSTM", "transformer": "Transformer"}
 MOST, LEAST = 8, 1  # bits per byte at the two ends of the axis
 
 
