@@ -17,6 +17,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from practitioner.book import judge
+from practitioner.gradients import Value
 from practitioner.information import entropy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -560,6 +561,102 @@ def pairs_second_first(turns, k):
     return Counter((y, x) for turn in turns for x, y in zip(turn, turn[k:]))
 
 
+def sigmoid_without_parents(value):
+    return Value(1 / (1 + math.exp(-value.data)))
+
+
+def sigmoid_derivative_of_the_input(value):
+    p = 1 / (1 + math.exp(-value.data))
+    return Value(p, [(value, value.data * (1 - value.data))])
+
+
+def sigmoid_derivative_p(value):
+    p = 1 / (1 + math.exp(-value.data))
+    return Value(p, [(value, p)])
+
+
+def sigmoid_derivative_one_minus_p(value):
+    p = 1 / (1 + math.exp(-value.data))
+    return Value(p, [(value, 1 - p)])
+
+
+def sigmoid_derivative_of_tanh(value):
+    p = 1 / (1 + math.exp(-value.data))
+    return Value(p, [(value, 1 - p * p)])
+
+
+def sigmoid_of_the_negative(value):
+    p = 1 / (1 + math.exp(value.data))
+    return Value(p, [(value, p * (1 - p))])
+
+
+def sigmoid_of_several_nodes(value):
+    return 1 / (1 + (-value).exp())
+
+
+def lookup_assigned(gradient, rows, V):
+    back = np.zeros((V, gradient.shape[1]))
+    back[rows] = gradient
+    return back
+
+
+def lookup_added_once(gradient, rows, V):
+    """What NumPy does where an index stands twice."""
+    back = np.zeros((V, gradient.shape[1]))
+    back[rows] += gradient
+    return back
+
+
+def lookup_looked_up_again(gradient, rows, V):
+    return gradient[np.minimum(rows, len(gradient) - 1)]
+
+
+def lookup_in_the_order_of_the_text(gradient, rows, V):
+    back = np.zeros((V, gradient.shape[1]))
+    back[:len(gradient)] = gradient
+    return back
+
+
+def lookup_mean(gradient, rows, V):
+    back = np.zeros((V, gradient.shape[1]))
+    np.add.at(back, rows, gradient)
+    return back / np.maximum(np.bincount(rows, minlength=V), 1)[:, None]
+
+
+def lookup_columns_summed(gradient, rows, V):
+    back = np.zeros((V, gradient.shape[1]))
+    np.add.at(back, rows, gradient.sum(axis=1, keepdims=True))
+    return back
+
+
+def complex_step_real_part(f, x):
+    return (f(x + 1e-30j)).real / 1e-30
+
+
+def complex_step_not_divided(f, x):
+    return f(x + 1e-30j).imag
+
+
+def complex_step_subtracted(f, x):
+    return ((f(x + 1e-30j) - f(x)) / 1e-30)
+
+
+def complex_step_real_direction(f, x):
+    return (f(x + 1e-30) - f(x)) / 1e-30
+
+
+def complex_step_central(f, x):
+    return (f(x + 6e-6) - f(x - 6e-6)) / 12e-6
+
+
+def complex_step_too_long(f, x):
+    return f(x + 1e-3j).imag / 1e-3
+
+
+def complex_step_absolute(f, x):
+    return abs(f(x + 1e-30j).imag) / 1e-30
+
+
 WRONG = {
     "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
                                  turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
@@ -588,6 +685,12 @@ WRONG = {
     "90_honest_numbers: robust_spread": [spread_maximum, spread_mean, spread_standard_deviation, spread_with_signs, spread_sign_taken_last,
                                          spread_first_run_counted, spread_middle_without_sorting, spread_upper_middle, spread_lower_middle,
                                          spread_around_the_median, spread_of_neighbours],
+    "21_gradients: sigmoid": [sigmoid_without_parents, sigmoid_derivative_of_the_input, sigmoid_derivative_p, sigmoid_derivative_one_minus_p,
+                              sigmoid_derivative_of_tanh, sigmoid_of_the_negative, sigmoid_of_several_nodes],
+    "21_gradients: lookup_backward": [lookup_assigned, lookup_added_once, lookup_looked_up_again, lookup_in_the_order_of_the_text, lookup_mean,
+                                      lookup_columns_summed],
+    "21_gradients: complex_step": [complex_step_real_part, complex_step_not_divided, complex_step_subtracted, complex_step_real_direction,
+                                   complex_step_central, complex_step_too_long, complex_step_absolute],
 }
 
 
