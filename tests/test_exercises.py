@@ -655,6 +655,111 @@ def complex_step_too_long(f, x):
 
 def complex_step_absolute(f, x):
     return abs(f(x + 1e-30j).imag) / 1e-30
+# 91_mathematics: log_sum_exp
+
+def log_sum_exp_overflowing(z):
+    return np.log(np.exp(z).sum(axis=-1))
+
+
+def log_sum_exp_one_maximum_for_all(z):
+    return np.log(np.exp(z - z.max()).sum(axis=-1)) + z.max()
+
+
+def log_sum_exp_maximum_not_added_back(z):
+    return np.log(np.exp(z - z.max(axis=-1, keepdims=True)).sum(axis=-1))
+
+
+def log_sum_exp_over_everything(z):
+    return np.log(np.exp(z - z.max()).sum()) + z.max()
+
+
+def log_sum_exp_axis_kept(z):
+    m = z.max(axis=-1, keepdims=True)
+    return np.log(np.exp(z - m).sum(axis=-1, keepdims=True)) + m
+
+
+def log_sum_exp_over_the_first_axis(z):
+    m = z.max(axis=0)
+    return np.log(np.exp(z - m).sum(axis=0)) + m
+
+
+def log_sum_exp_the_maximum_itself(z):
+    return z.max(axis=-1)
+
+
+def log_sum_exp_minimum_subtracted(z):
+    m = z.min(axis=-1, keepdims=True)
+    return np.log(np.exp(z - m).sum(axis=-1)) + m[..., 0]
+
+
+def log_sum_exp_in_bits(z):
+    m = z.max(axis=-1, keepdims=True)
+    return np.log2(np.exp(z - m).sum(axis=-1)) + m[..., 0]
+
+
+# 91_mathematics: squared_distances
+
+def distances_with_the_root(x, y):
+    return np.sqrt(((x[:, None] - y[None]) ** 2).sum(axis=-1))
+
+
+def distances_transposed(x, y):
+    return ((x[None] - y[:, None]) ** 2).sum(axis=-1)
+
+
+def distances_summed_over_the_wrong_axis(x, y):
+    return ((x[:, None] - y[None]) ** 2).sum(axis=1)
+
+
+def distances_dot_products(x, y):
+    return x @ y.T
+
+
+def distances_without_the_cross_term(x, y):
+    return (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)
+
+
+def distances_cross_term_once(x, y):
+    return (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - x @ y.T
+
+
+def distances_of_absolute_values(x, y):
+    return np.abs(x[:, None] - y[None]).sum(axis=-1)
+
+
+def distances_mean(x, y):
+    return ((x[:, None] - y[None]) ** 2).mean(axis=-1)
+
+
+# 91_mathematics: posterior
+
+def posterior_hit_rate(prior, hit, alarm, times):
+    return hit**times
+
+
+def posterior_once(prior, hit, alarm, times):
+    return prior * hit / (prior * hit + (1 - prior) * alarm)
+
+
+def posterior_without_prior(prior, hit, alarm, times):
+    return hit**times / (hit**times + alarm**times)
+
+
+def posterior_alarm_of_all(prior, hit, alarm, times):
+    return prior * hit**times / (prior * hit**times + alarm**times)
+
+
+def posterior_alarm_as_misses(prior, hit, alarm, times):
+    return prior * hit**times / (prior * hit**times + (1 - prior) * (1 - hit)**times)
+
+
+def posterior_joint(prior, hit, alarm, times):
+    return prior * hit**times
+
+
+def posterior_evidence_times_the_number(prior, hit, alarm, times):
+    ill, healthy = prior * hit * times, (1 - prior) * alarm * times
+    return ill / (ill + healthy) if times else prior
 
 
 WRONG = {
@@ -691,6 +796,13 @@ WRONG = {
                                       lookup_columns_summed],
     "21_gradients: complex_step": [complex_step_real_part, complex_step_not_divided, complex_step_subtracted, complex_step_real_direction,
                                    complex_step_central, complex_step_too_long, complex_step_absolute],
+    "91_mathematics: log_sum_exp": [log_sum_exp_overflowing, log_sum_exp_one_maximum_for_all, log_sum_exp_maximum_not_added_back,
+                                    log_sum_exp_over_everything, log_sum_exp_axis_kept, log_sum_exp_over_the_first_axis,
+                                    log_sum_exp_the_maximum_itself, log_sum_exp_minimum_subtracted, log_sum_exp_in_bits],
+    "91_mathematics: posterior": [posterior_hit_rate, posterior_once, posterior_without_prior, posterior_alarm_of_all, posterior_alarm_as_misses,
+                                  posterior_joint, posterior_evidence_times_the_number],
+    "91_mathematics: squared_distances": [distances_with_the_root, distances_transposed, distances_summed_over_the_wrong_axis, distances_dot_products,
+                                          distances_without_the_cross_term, distances_cross_term_once, distances_of_absolute_values, distances_mean],
 }
 
 
