@@ -98,9 +98,9 @@ def test_pages_show_no_raw_markup_and_every_picture_has_an_alternative(site, pag
 
 
 def test_numbers_in_the_narrative_are_those_of_the_results(site):
-    """The glued numbers of the front page and of the first part are the references, formatted."""
+    """The glued numbers of the front page, of what opens a part and of the page on failures are the references, formatted."""
     results = json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))
-    for page in {"book/index", "book/information"} & set(PAGES):
+    for page in {"book/index", "book/information", "book/learning", "book/failing"} & set(PAGES):
         wanted = re.findall(r"\{glue:text\}`\S+::(\w+):(\S+)`", (ROOT / f"{page}.md").read_text(encoding="utf-8"))
         shown = [tag.get_text() for tag in parse(site / f"{page}.html").find("article").find_all(class_="pasted-text")]
         assert shown == [format(int(results[name]["value"]) if form.endswith("d") else results[name]["value"], form) for name, form in wanted]
