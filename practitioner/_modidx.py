@@ -183,6 +183,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'practitioner.gradients.backward': ('gradients.html#backward', 'practitioner/gradients.py'),
                                         'practitioner.gradients.check_gradient': ( 'gradients.html#check_gradient',
                                                                                    'practitioner/gradients.py'),
+                                        'practitioner.gradients.draw_cells': ('gradients.html#draw_cells', 'practitioner/gradients.py'),
                                         'practitioner.gradients.matrix_product': ( 'gradients.html#matrix_product',
                                                                                    'practitioner/gradients.py'),
                                         'practitioner.gradients.numerical_gradient': ( 'gradients.html#numerical_gradient',

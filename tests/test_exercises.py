@@ -762,6 +762,83 @@ def posterior_evidence_times_the_number(prior, hit, alarm, times):
     return ill / (ill + healthy) if times else prior
 
 
+def broadcast_from_the_left(a, b):
+    length = max(len(a), len(b))
+    return broadcast_right(a + (1,) * (length - len(a)), b + (1,) * (length - len(b)))
+
+
+def broadcast_right(a, b):
+    length = max(len(a), len(b))
+    a, b = (1,) * (length - len(a)) + a, (1,) * (length - len(b)) + b
+    if any(m != n and 1 not in (m, n) for m, n in zip(a, b)):
+        raise ValueError
+    return tuple(n if m == 1 else m for m, n in zip(a, b))
+
+
+def broadcast_always_the_larger(a, b):
+    length = max(len(a), len(b))
+    return tuple(map(max, (1,) * (length - len(a)) + a, (1,) * (length - len(b)) + b))
+
+
+def broadcast_larger_where_it_fits(a, b):
+    """An axis of length 0 is not stretched: it stays 0."""
+    broadcast_right(a, b)
+    return broadcast_always_the_larger(a, b)
+
+
+def broadcast_only_common_axes(a, b):
+    return tuple(reversed([max(m, n) for m, n in zip(reversed(a), reversed(b))]))
+
+
+def broadcast_only_ones(a, b):
+    if len(a) != len(b):
+        raise AssertionError("the shapes must be equally long")
+    return broadcast_right(a, b)
+
+
+def broadcast_first_wins(a, b):
+    return a if len(a) >= len(b) else b
+
+
+def broadcast_as_a_list(a, b):
+    return list(broadcast_right(a, b))
+
+
+def standardise_columns(x):
+    centred = x - x.mean(dim=0)
+    return centred / (centred**2).mean(dim=0).sqrt()
+
+
+def standardise_without_keepdim(x):
+    centred = x - x.mean(dim=1)
+    return centred / (centred**2).mean(dim=1).sqrt()
+
+
+def standardise_all_at_once(x):
+    return (x - x.mean()) / x.std(correction=0)
+
+
+def standardise_over_one_less(x):
+    return (x - x.mean(dim=1, keepdim=True)) / x.std(dim=1, keepdim=True)
+
+
+def standardise_only_centred(x):
+    return x - x.mean(dim=1, keepdim=True)
+
+
+def standardise_by_the_variance(x):
+    return (x - x.mean(dim=1, keepdim=True)) / x.var(dim=1, keepdim=True, correction=0)
+
+
+def standardise_in_place(x):
+    x -= x.mean(dim=1, keepdim=True)
+    return x / (x**2).mean(dim=1, keepdim=True).sqrt()
+
+
+def standardise_mean_squares_not_centred(x):
+    return (x - x.mean(dim=1, keepdim=True)) / (x**2).mean(dim=1, keepdim=True).sqrt()
+
+
 WRONG = {
     "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
                                  turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
@@ -803,6 +880,10 @@ WRONG = {
                                   posterior_joint, posterior_evidence_times_the_number],
     "91_mathematics: squared_distances": [distances_with_the_root, distances_transposed, distances_summed_over_the_wrong_axis, distances_dot_products,
                                           distances_without_the_cross_term, distances_cross_term_once, distances_of_absolute_values, distances_mean],
+    "92_pytorch: broadcast": [broadcast_from_the_left, broadcast_always_the_larger, broadcast_larger_where_it_fits, broadcast_only_common_axes,
+                              broadcast_only_ones, broadcast_first_wins, broadcast_as_a_list],
+    "92_pytorch: standardise": [standardise_columns, standardise_without_keepdim, standardise_all_at_once, standardise_over_one_less,
+                                standardise_only_centred, standardise_by_the_variance, standardise_in_place, standardise_mean_squares_not_centred],
 }
 
 
