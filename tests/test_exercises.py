@@ -14,10 +14,12 @@ from fractions import Fraction
 import nbformat
 import numpy as np
 import pytest
+import torch
 from IPython.core.inputtransformer2 import TransformerManager
 
 from practitioner.book import judge
 from practitioner.gradients import Value
+from practitioner.diagnostics import first_batch, logits_of, other_tokens, shuffled_rows, without_dropout
 from practitioner.information import entropy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -837,6 +839,148 @@ def standardise_in_place(x):
 
 def standardise_mean_squares_not_centred(x):
     return (x - x.mean(dim=1, keepdim=True)) / (x**2).mean(dim=1, keepdim=True).sqrt()
+# 26_silent_bugs
+
+def update_as_found(setup, model, optimizer, batches):
+    model.train()
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = setup.loss(model, batch) / len(batches)
+        loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def update_variation(weigh, zero=True, step_each=False, train=True, returned=None):
+    """An update that weighs a loss by `weigh(count, all counts)`."""
+    def update(setup, model, optimizer, batches):
+        counts = [setup.counted(setup, batch).sum().item() for batch in batches]
+        if train:
+            model.train()
+        if zero:
+            optimizer.zero_grad()
+        losses = []
+        for batch, count in zip(batches, counts):
+            losses.append(setup.loss(model, batch) * weigh(count, counts))
+            losses[-1].backward()
+            if step_each:
+                optimizer.step()
+                optimizer.zero_grad()
+        if not step_each:
+            optimizer.step()
+        return sum(loss.item() for loss in losses) if returned is None else returned(losses)
+    return update
+
+
+def share_of_targets(count, counts):
+    return count / sum(counts)
+
+
+update_mean_of_means = update_variation(lambda count, counts: 1 / len(counts))
+update_sum = update_variation(lambda count, counts: 1)
+update_not_zeroed = update_variation(share_of_targets, zero=False)
+update_step_each = update_variation(share_of_targets, step_each=True)
+update_mode_left = update_variation(share_of_targets, train=False)
+update_returns_a_tensor = update_variation(share_of_targets, returned=sum)
+update_returns_the_last = update_variation(share_of_targets, returned=lambda losses: losses[-1].item())
+
+
+def evaluate_as_found(setup, model, batches):
+    model.eval()
+    losses = [setup.loss(model, batch) for batch in batches]
+    return sum(losses) / len(losses)
+
+
+def evaluate_variation(weigh=None, mode=True, back=True, graph=False):
+    """An evaluation that weighs a loss by `weigh(setup, batch)`."""
+    def evaluate(setup, model, batches):
+        was_training = model.training
+        if mode:
+            model.eval()
+        with torch.set_grad_enabled(graph):
+            losses = [setup.loss(model, batch).item() for batch in batches]
+        weights = [(weigh or count_of_targets)(setup, batch) for batch in batches]
+        if back:
+            model.train(was_training if back is True else True)
+        return sum(loss * weight for loss, weight in zip(losses, weights)) / sum(weights)
+    return evaluate
+
+
+def count_of_targets(setup, batch):
+    return setup.counted(setup, batch).sum().item()
+
+
+evaluate_mean_of_means = evaluate_variation(lambda setup, batch: 1)
+evaluate_by_rows = evaluate_variation(lambda setup, batch: len(batch))
+evaluate_by_places = evaluate_variation(lambda setup, batch: batch[:, 1:].numel())
+evaluate_with_dropout = evaluate_variation(mode=False)
+evaluate_mode_left = evaluate_variation(back=False)
+evaluate_always_to_training = evaluate_variation(back="training")
+evaluate_with_a_graph = evaluate_variation(graph=True)
+
+
+def batches_as_found(setup, seed, start=0):
+    np.random.seed(seed)
+    order = np.random.permutation(len(setup.train))
+    size, per_epoch = setup.batch_size, len(setup.train) // setup.batch_size
+    while True:
+        for place in range(start % per_epoch, per_epoch):
+            yield setup.train[order[place * size:(place + 1) * size]]
+
+
+def batches_variation(order_of):
+    """Batches in the order that `order_of(setup, seed, start, epoch)` gives to an epoch."""
+    def batches(setup, seed, start=0):
+        size, per_epoch = setup.batch_size, len(setup.train) // setup.batch_size
+        epoch, place = divmod(start, per_epoch)
+        while True:
+            order = order_of(setup, seed, start, epoch)
+            for place in range(place, per_epoch):
+                yield setup.train[order[place * size:(place + 1) * size]]
+            epoch, place = epoch + 1, 0
+    return batches
+
+
+def permuted(setup, seed):
+    return np.random.default_rng(seed).permutation(len(setup.train))
+
+
+batches_one_order = batches_variation(lambda setup, seed, start, epoch: permuted(setup, [seed]))
+batches_seed_plus_epoch = batches_variation(lambda setup, seed, start, epoch: permuted(setup, seed + epoch))
+batches_seed_forgotten = batches_variation(lambda setup, seed, start, epoch: permuted(setup, epoch))
+batches_not_shuffled = batches_variation(lambda setup, seed, start, epoch: np.arange(len(setup.train)))
+batches_shuffled_anew_on_resume = batches_variation(lambda setup, seed, start, epoch: permuted(setup, [seed, start, epoch]))
+batches_with_replacement = batches_variation(lambda setup, seed, start, epoch: np.random.default_rng([seed, epoch]).integers(len(setup.train), size=len(setup.train)))
+batches_unseeded = batches_variation(lambda setup, seed, start, epoch: np.random.default_rng().permutation(len(setup.train)))
+
+
+def batches_from_the_start(setup, seed, start=0):
+    return shuffled_rows(setup, seed)
+
+
+def unread_all_at_once(setup):
+    model, tokens = without_dropout(setup.build(0)), first_batch(setup)[:4, :-1]
+    same = logits_of(model, other_tokens(setup, tokens)) == logits_of(model, tokens)
+    return same.all(-1).double().mean().item()
+
+
+def unread_variation(look=lambda logits, t: logits[:, t], quiet=True, of=lambda share: share):
+    def unread(setup):
+        model, tokens = setup.build(0), first_batch(setup)[:4, :-1]
+        logits = (lambda tokens: logits_of(without_dropout(model), tokens)) if quiet else model
+        before, same = logits(tokens), []
+        for t in range(tokens.shape[1]):
+            changed = tokens.clone()
+            changed[:, t] = other_tokens(setup, changed[:, t])
+            same.append((look(logits(changed), t) == look(before, t)).all(-1).double().mean().item())
+        return of(sum(same) / len(same))
+    return unread
+
+
+unread_any_place = unread_variation(look=lambda logits, t: logits)
+unread_the_next_place = unread_variation(look=lambda logits, t: logits[:, min(t + 1, logits.shape[1] - 1)])
+unread_the_share_read = unread_variation(of=lambda share: 1 - share)
+unread_with_dropout = unread_variation(quiet=False)
 
 
 WRONG = {
@@ -884,6 +1028,13 @@ WRONG = {
                               broadcast_only_ones, broadcast_first_wins, broadcast_as_a_list],
     "92_pytorch: standardise": [standardise_columns, standardise_without_keepdim, standardise_all_at_once, standardise_over_one_less,
                                 standardise_only_centred, standardise_by_the_variance, standardise_in_place, standardise_mean_squares_not_centred],
+    "26_silent_bugs: mended_update": [update_as_found, update_mean_of_means, update_sum, update_not_zeroed, update_step_each, update_mode_left,
+                                      update_returns_a_tensor, update_returns_the_last],
+    "26_silent_bugs: mended_evaluate": [evaluate_as_found, evaluate_mean_of_means, evaluate_by_rows, evaluate_by_places, evaluate_with_dropout,
+                                        evaluate_mode_left, evaluate_always_to_training, evaluate_with_a_graph],
+    "26_silent_bugs: mended_batches": [batches_as_found, batches_one_order, batches_seed_plus_epoch, batches_seed_forgotten, batches_not_shuffled,
+                                       batches_shuffled_anew_on_resume, batches_with_replacement, batches_unseeded, batches_from_the_start],
+    "26_silent_bugs: unread": [unread_all_at_once, unread_any_place, unread_the_next_place, unread_the_share_read, unread_with_dropout],
 }
 
 
