@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help book pdf test lab execute refresh export bench adopt chapter clean pins
+.PHONY: help book pdf test kills lab execute refresh export bench adopt chapter clean pins
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 JOBS   ?= 2
@@ -39,6 +39,9 @@ test: .venv/done  ## everything: export drift, every notebook strictly, the test
 	@$(TEST)/python tools/validate.py -n $(JOBS)
 	@echo "== the site, from a clean tree, and the tests"
 	@$(TEST)/python -m pytest -n $(JOBS) --dist loadfile tests
+
+kills: .venv/done  ## kill a recorded run at 50 random moments (KILLS=…), resume it, and compare to the bit
+	@KILLS=$(or $(KILLS),50) KILL_SEED=$(or $(KILL_SEED),$$RANDOM) $(TEST)/python -m pytest -q tests/test_experiments.py -k killed
 
 lab: .venv/done  ## JupyterLab on the notebooks
 	@$(TEST)/jupyter lab --notebook-dir=notebooks

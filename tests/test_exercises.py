@@ -4,6 +4,7 @@ A wrong answer here is a mistake that a beginner would really make. A new exerci
 import ast
 import importlib
 import inspect
+import json
 import math
 import pathlib
 import statistics
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from IPython.core.inputtransformer2 import TransformerManager
+from scipy import stats
 
 from practitioner.book import judge
 from practitioner.gradients import Value
@@ -981,6 +983,115 @@ unread_any_place = unread_variation(look=lambda logits, t: logits)
 unread_the_next_place = unread_variation(look=lambda logits, t: logits[:, min(t + 1, logits.shape[1] - 1)])
 unread_the_share_read = unread_variation(of=lambda share: 1 - share)
 unread_with_dropout = unread_variation(quiet=False)
+# 25_experiments
+
+def tidy_keeps_the_torn_line(text):
+    records = []
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        while records and records[-1]["step"] >= record["step"]:
+            records.pop()
+        records.append(record)
+    return records
+
+
+def tidy_first_counts(text):
+    records = {}
+    for line in text.rpartition("\n")[0].splitlines():
+        record = json.loads(line)
+        records.setdefault(record["step"], record)
+    return [records[step] for step in sorted(records)]
+
+
+def tidy_later_steps_stay(text):
+    records = {json.loads(line)["step"]: json.loads(line) for line in text.rpartition("\n")[0].splitlines()}
+    return [records[step] for step in sorted(records)]
+
+
+def tidy_nothing_undone(text):
+    return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+
+
+def tidy_last_line_always_dropped(text):
+    records = []
+    for line in text.splitlines()[:-1]:
+        record = json.loads(line)
+        while records and records[-1]["step"] >= record["step"]:
+            records.pop()
+        records.append(record)
+    return records
+
+
+def pairs_normal_quantile(spread, difference):
+    return max(2, math.ceil((1.959964 * spread / difference) ** 2))
+
+
+def pairs_one_sided(spread, difference):
+    n = 2
+    while stats.t.ppf(0.95, n - 1) * spread / n ** 0.5 >= difference:
+        n += 1
+    return n
+
+
+def pairs_n_degrees(spread, difference):
+    n = 2
+    while stats.t.ppf(0.975, n) * spread / n ** 0.5 >= difference:
+        n += 1
+    return n
+
+
+def pairs_not_divided_by_the_root(spread, difference):
+    n = 2
+    while stats.t.ppf(0.975, n - 1) * spread / n >= difference:
+        n += 1
+    return n
+
+
+def pairs_from_one(spread, difference):
+    return 1 if spread < difference else pairs_needed_right(spread, difference)
+
+
+def pairs_one_too_many(spread, difference):
+    return pairs_needed_right(spread, difference) + 1
+
+
+def pairs_needed_right(spread, difference):
+    n = 2
+    while stats.t.ppf(0.975, n - 1) * spread / n ** 0.5 >= difference:
+        n += 1
+    return n
+
+
+def parted_by_place(one, other):
+    return next((a["step"] for a, b in zip(one, other) if a["loss"] != b["loss"]), None)
+
+
+def parted_returns_the_place(one, other):
+    losses = {record["step"]: record["loss"] for record in other}
+    return next((place for place, record in enumerate(one) if losses.get(record["step"], record["loss"]) != record["loss"]), None)
+
+
+def parted_nearly_equal(one, other):
+    losses = {record["step"]: record["loss"] for record in other}
+    return next((r["step"] for r in one if not math.isclose(losses.get(r["step"], r["loss"]), r["loss"])), None)
+
+
+def parted_whole_records(one, other):
+    records = {record["step"]: record for record in other}
+    return next((record["step"] for record in one if records.get(record["step"], record) != record), None)
+
+
+def parted_missing_counts(one, other):
+    losses = {record["step"]: record["loss"] for record in other}
+    return next((record["step"] for record in one if losses.get(record["step"]) != record["loss"]), None)
+
+
+def parted_the_last(one, other):
+    losses = {record["step"]: record["loss"] for record in other}
+    return max((record["step"] for record in one if losses.get(record["step"], record["loss"]) != record["loss"]), default=None)
 
 
 WRONG = {
@@ -1008,6 +1119,9 @@ WRONG = {
                                      one_guess_nan_at_the_ends, one_guess_share_of_the_maximum],
     "13_guessing: pairs_by_hand": [pairs_turns_joined, pairs_up_to_k, pairs_k_between, pairs_last_left_out, pairs_without_order, pairs_each_once,
                                    pairs_of_the_last_turn, pairs_wrapped_around, pairs_second_first],
+    "25_experiments: tidy": [tidy_keeps_the_torn_line, tidy_first_counts, tidy_later_steps_stay, tidy_nothing_undone, tidy_last_line_always_dropped],
+    "25_experiments: pairs_needed": [pairs_normal_quantile, pairs_one_sided, pairs_n_degrees, pairs_not_divided_by_the_root, pairs_from_one, pairs_one_too_many],
+    "25_experiments: parted": [parted_by_place, parted_returns_the_place, parted_nearly_equal, parted_whole_records, parted_missing_counts, parted_the_last],
     "90_honest_numbers: robust_spread": [spread_maximum, spread_mean, spread_standard_deviation, spread_with_signs, spread_sign_taken_last,
                                          spread_first_run_counted, spread_middle_without_sorting, spread_upper_middle, spread_lower_middle,
                                          spread_around_the_median, spread_of_neighbours],
