@@ -1092,6 +1092,234 @@ def parted_missing_counts(one, other):
 def parted_the_last(one, other):
     losses = {record["step"]: record["loss"] for record in other}
     return max((record["step"] for record in one if losses.get(record["step"], record["loss"]) != record["loss"]), default=None)
+# 22_first_network: cross_entropy_gradient
+
+def row_softmax(logits):
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def gradient_not_averaged(logits, targets):
+    return row_softmax(logits) - np.eye(logits.shape[1])[targets]
+
+
+def gradient_averaged_over_the_vocabulary(logits, targets):
+    return gradient_not_averaged(logits, targets) / logits.size
+
+
+def gradient_uphill(logits, targets):
+    return -gradient_not_averaged(logits, targets) / len(targets)
+
+
+def gradient_along_the_wrong_axis(logits, targets):
+    return (row_softmax(logits.T).T - np.eye(logits.shape[1])[targets]) / len(targets)
+
+
+def gradient_overflows(logits, targets):
+    e = np.exp(logits)
+    return (e / e.sum(axis=1, keepdims=True) - np.eye(logits.shape[1])[targets]) / len(targets)
+
+
+def gradient_of_the_target_only(logits, targets):
+    return (row_softmax(logits) - 1) * np.eye(logits.shape[1])[targets] / len(targets)
+
+
+def gradient_in_place(logits, targets):
+    logits[:] = row_softmax(logits)
+    logits[np.arange(len(targets)), targets] -= 1
+    return logits / len(targets)
+
+
+# 22_first_network: examples
+
+def examples_last_has_no_target(tokens, context, nothing):
+    padded = [nothing] * (context - 1) + list(tokens)
+    return [padded[i:i + context] for i in range(len(tokens))], list(tokens)
+
+
+def examples_predict_themselves(tokens, context, nothing):
+    padded = [nothing] * (context - 1) + list(tokens)
+    return [padded[i:i + context] for i in range(len(tokens) - 1)], list(tokens[:-1])
+
+
+def examples_only_whole_contexts(tokens, context, nothing):
+    inputs = [list(tokens[i:i + context]) for i in range(len(tokens) - context)]
+    return inputs, list(tokens[context:])
+
+
+def examples_filled_at_the_end(tokens, context, nothing):
+    rows = [list(tokens[max(0, i + 1 - context):i + 1]) for i in range(len(tokens) - 1)]
+    return [row + [nothing] * (context - len(row)) for row in rows], list(tokens[1:])
+
+
+def examples_newest_first(tokens, context, nothing):
+    padded = [nothing] * (context - 1) + list(tokens)
+    return [padded[i:i + context][::-1] for i in range(len(tokens) - 1)], list(tokens[1:])
+
+
+def examples_see_the_target(tokens, context, nothing):
+    padded = [nothing] * (context - 2) + list(tokens)
+    return [padded[i:i + context] for i in range(len(tokens) - 1)], list(tokens[1:])
+
+
+def examples_filled_with_zero(tokens, context, nothing):
+    padded = [0] * (context - 1) + list(tokens)
+    return [padded[i:i + context] for i in range(len(tokens) - 1)], list(tokens[1:])
+
+
+# 22_first_network: early_stopping
+
+def stopping_never(losses, patience):
+    return int(np.argmin(losses)), len(losses) - 1
+
+
+def stopping_one_late(losses, patience):
+    best = 0
+    for last, loss in enumerate(losses):
+        if loss < losses[best]:
+            best = last
+        elif last - best > patience:
+            break
+    return best, last
+
+
+def stopping_counts_all_bad_ones(losses, patience):
+    best, bad = 0, 0
+    for last, loss in enumerate(losses):
+        if loss < losses[best] or last == 0:
+            best = last
+        else:
+            bad += 1
+            if bad == patience:
+                break
+    return best, last
+
+
+def stopping_compares_with_the_one_before(losses, patience):
+    bad = 0
+    for last in range(1, len(losses)):
+        bad = bad + 1 if losses[last] >= losses[last - 1] else 0
+        if bad == patience:
+            break
+    else:
+        last = len(losses) - 1
+    return int(np.argmin(losses[:last + 1])), last
+
+
+def stopping_equal_is_better(losses, patience):
+    best = 0
+    for last, loss in enumerate(losses):
+        if loss <= losses[best]:
+            best = last
+        elif last - best >= patience:
+            break
+    return best, last
+
+
+def stopping_at_the_best(losses, patience):
+    best, last = stopping_patiently(losses, patience)
+    return best, best
+
+
+def stopping_patiently(losses, patience):
+    best = 0
+    for last, loss in enumerate(losses):
+        if loss < losses[best]:
+            best = last
+        elif last - best >= patience:
+            break
+    return best, last
+
+
+def stopping_keeps_the_last(losses, patience):
+    best, last = stopping_patiently(losses, patience)
+    return last, last
+
+
+# 23_initialisation: gain
+
+def normal_numbers():
+    return np.random.default_rng(1).standard_normal(1_000_000)
+
+
+def gain_inverted(f):
+    return np.sqrt(np.mean(f(normal_numbers()) ** 2))
+
+
+def gain_squared(f):
+    return 1 / np.mean(f(normal_numbers()) ** 2)
+
+
+def gain_of_the_variance(f):
+    return 1 / np.std(f(normal_numbers()))
+
+
+def gain_of_the_mean_size(f):
+    return 1 / np.mean(np.abs(f(normal_numbers())))
+
+
+def gain_of_uniform_inputs(f):
+    return 1 / np.sqrt(np.mean(f(np.random.default_rng(1).uniform(-1, 1, 1_000_000)) ** 2))
+
+
+def gain_always_kaiming(f):
+    return np.sqrt(2)
+
+
+def gain_of_the_slope(f):
+    return 1 / np.sqrt(np.mean(((f(normal_numbers() + 1e-4) - f(normal_numbers())) / 1e-4) ** 2))
+
+
+# 23_initialisation: dead_share
+
+def dead_zeros_counted(outputs):
+    return np.mean(np.asarray(outputs) == 0)
+
+
+def dead_now_and_then(outputs):
+    return np.mean(np.any(np.asarray(outputs) == 0, axis=0))
+
+
+def dead_places(outputs):
+    return np.mean(np.all(np.asarray(outputs) == 0, axis=1))
+
+
+def dead_by_the_sum(outputs):
+    return np.mean(np.sum(outputs, axis=0) == 0)
+
+
+def dead_almost(outputs):
+    return np.mean(np.all(np.abs(outputs) < 1e-6, axis=0))
+
+
+def dead_number(outputs):
+    return np.sum(np.all(np.asarray(outputs) == 0, axis=0))
+
+
+# 23_initialisation: expected_first_loss
+
+def first_loss_in_bits(vocab_size, deviation):
+    return np.log2(vocab_size) + deviation ** 2 / 2
+
+
+def first_loss_without_the_logits(vocab_size, deviation):
+    return np.log(vocab_size)
+
+
+def first_loss_whole_square(vocab_size, deviation):
+    return np.log(vocab_size) + deviation ** 2
+
+
+def first_loss_better_than_chance(vocab_size, deviation):
+    return np.log(vocab_size) - deviation ** 2 / 2
+
+
+def first_loss_of_bytes(vocab_size, deviation):
+    return np.log(256) + deviation ** 2 / 2
+
+
+def first_loss_linear(vocab_size, deviation):
+    return np.log(vocab_size) + deviation
 
 
 WRONG = {
@@ -1149,6 +1377,17 @@ WRONG = {
     "26_silent_bugs: mended_batches": [batches_as_found, batches_one_order, batches_seed_plus_epoch, batches_seed_forgotten, batches_not_shuffled,
                                        batches_shuffled_anew_on_resume, batches_with_replacement, batches_unseeded, batches_from_the_start],
     "26_silent_bugs: unread": [unread_all_at_once, unread_any_place, unread_the_next_place, unread_the_share_read, unread_with_dropout],
+    "22_first_network: cross_entropy_gradient": [gradient_not_averaged, gradient_averaged_over_the_vocabulary, gradient_uphill,
+                                                 gradient_along_the_wrong_axis, gradient_overflows, gradient_of_the_target_only, gradient_in_place],
+    "22_first_network: examples": [examples_last_has_no_target, examples_predict_themselves, examples_only_whole_contexts, examples_filled_at_the_end,
+                                   examples_newest_first, examples_see_the_target, examples_filled_with_zero],
+    "22_first_network: early_stopping": [stopping_never, stopping_one_late, stopping_counts_all_bad_ones, stopping_compares_with_the_one_before,
+                                         stopping_equal_is_better, stopping_at_the_best, stopping_keeps_the_last],
+    "23_initialisation: gain": [gain_inverted, gain_squared, gain_of_the_variance, gain_of_the_mean_size, gain_of_uniform_inputs, gain_always_kaiming,
+                                gain_of_the_slope],
+    "23_initialisation: dead_share": [dead_zeros_counted, dead_now_and_then, dead_places, dead_by_the_sum, dead_almost, dead_number],
+    "23_initialisation: expected_first_loss": [first_loss_in_bits, first_loss_without_the_logits, first_loss_whole_square, first_loss_better_than_chance,
+                                               first_loss_of_bytes, first_loss_linear],
 }
 
 
