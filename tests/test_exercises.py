@@ -1320,6 +1320,95 @@ def first_loss_of_bytes(vocab_size, deviation):
 
 def first_loss_linear(vocab_size, deviation):
     return np.log(vocab_size) + deviation
+def nesterov_without_looking_ahead(theta, v, g, lr, mu):
+    v = mu * v + g
+    return theta - lr * v, v
+
+
+def nesterov_with_the_old_velocity(theta, v, g, lr, mu):
+    return theta - lr * (g + mu * v), mu * v + g
+
+
+def nesterov_averaged(theta, v, g, lr, mu):
+    v = mu * v + (1 - mu) * g
+    return theta - lr * (g + mu * v), v
+
+
+def nesterov_uphill(theta, v, g, lr, mu):
+    v = mu * v + g
+    return theta + lr * (g + mu * v), v
+
+
+def nesterov_in_place(theta, v, g, lr, mu):
+    v.mul_(mu).add_(g)
+    return theta - lr * (g + mu * v), v
+
+
+def nesterov_forgets_the_velocity(theta, v, g, lr, mu):
+    return theta - lr * (g + mu * (mu * v + g)), v
+
+
+def square_root_from_zero(warmup):
+    return lambda step: min(step / warmup, math.sqrt(warmup / max(step, 1)))
+
+
+def square_root_without_warmup(warmup):
+    return lambda step: min(1, math.sqrt(warmup / (step + 1)))
+
+
+def square_root_not_scaled(warmup):
+    return lambda step: min((step + 1) / warmup, 1 / math.sqrt(step + 1))
+
+
+def square_root_only_an_inverse(warmup):
+    return lambda step: min((step + 1) / warmup, warmup / (step + 1))
+
+
+def square_root_after_the_warmup_from_one(warmup):
+    return lambda step: (step + 1) / warmup if step < warmup else 1 / math.sqrt(step + 1 - warmup)
+
+
+def groups_all_decay(model, weight_decay):
+    return [{"params": list(model.parameters()), "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+
+
+def groups_embeddings_decay(model, weight_decay):
+    return [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+
+
+def groups_embeddings_forgotten(model, weight_decay):
+    embeddings = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    rest = [p for p in model.parameters() if all(p is not other for other in embeddings)]
+    return [{"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+
+
+def groups_swapped(model, weight_decay):
+    first, second = groups_right(model, weight_decay)
+    return [second | {"weight_decay": weight_decay}, first | {"weight_decay": 0.0}]
+
+
+def groups_right(model, weight_decay):
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
+    return [{"params": decayed, "weight_decay": weight_decay},
+            {"params": [p for p in model.parameters() if all(p is not other for other in decayed)], "weight_decay": 0.0}]
+
+
+def groups_all_by_name(model, weight_decay):
+    named = dict(model.named_parameters())
+    return [{"params": [p for name, p in named.items() if name.endswith("weight")], "weight_decay": weight_decay},
+            {"params": [p for name, p in named.items() if name.endswith("bias")], "weight_decay": 0.0}]
+
+
+def groups_without_the_last_layer(model, weight_decay):
+    first, second = groups_right(model, weight_decay)
+    return [{"params": first["params"][:-1], "weight_decay": weight_decay}, {"params": second["params"] + first["params"][-1:], "weight_decay": 0.0}]
+
+
+def groups_both_decay(model, weight_decay):
+    return [group | {"weight_decay": weight_decay} for group in groups_right(model, weight_decay)]
 
 
 WRONG = {
@@ -1388,6 +1477,12 @@ WRONG = {
     "23_initialisation: dead_share": [dead_zeros_counted, dead_now_and_then, dead_places, dead_by_the_sum, dead_almost, dead_number],
     "23_initialisation: expected_first_loss": [first_loss_in_bits, first_loss_without_the_logits, first_loss_whole_square, first_loss_better_than_chance,
                                                first_loss_of_bytes, first_loss_linear],
+    "24_steps: nesterov": [nesterov_without_looking_ahead, nesterov_with_the_old_velocity, nesterov_averaged, nesterov_uphill, nesterov_in_place,
+                           nesterov_forgets_the_velocity],
+    "24_steps: inverse_square_root": [square_root_from_zero, square_root_without_warmup, square_root_not_scaled, square_root_only_an_inverse,
+                                      square_root_after_the_warmup_from_one],
+    "24_steps: decay_groups": [groups_all_decay, groups_embeddings_decay, groups_embeddings_forgotten, groups_swapped, groups_all_by_name,
+                               groups_without_the_last_layer, groups_both_decay],
 }
 
 
