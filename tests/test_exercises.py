@@ -633,6 +633,26 @@ def lookup_columns_summed(gradient, rows, V):
     return back
 
 
+def lookup_of_three_tokens(gradient, rows, V):
+    back = np.zeros((V, gradient.shape[1]))
+    for t in range(3):
+        back[rows[t]] += gradient[t]
+    return back
+
+
+def lookup_of_two_columns(gradient, rows, V):
+    back = np.zeros((V, gradient.shape[1]))
+    for c in range(2):
+        np.add.at(back[:, c], rows, gradient[:, c])
+    return back
+
+
+def lookup_always_two_wide(gradient, rows, V):
+    back = np.zeros((V, 2))
+    np.add.at(back, rows, gradient[:, :2])
+    return back
+
+
 def complex_step_real_part(f, x):
     return (f(x + 1e-30j)).real / 1e-30
 
@@ -659,6 +679,8 @@ def complex_step_too_long(f, x):
 
 def complex_step_absolute(f, x):
     return abs(f(x + 1e-30j).imag) / 1e-30
+
+
 # 91_mathematics: log_sum_exp
 
 def log_sum_exp_overflowing(z):
@@ -699,6 +721,26 @@ def log_sum_exp_minimum_subtracted(z):
 def log_sum_exp_in_bits(z):
     m = z.max(axis=-1, keepdims=True)
     return np.log2(np.exp(z - m).sum(axis=-1)) + m[..., 0]
+
+
+def log_sum_exp_last_subtracted(z):
+    return np.log(np.exp(z - z[..., -1:]).sum(axis=-1)) + z[..., -1]
+
+
+def log_sum_exp_first_subtracted(z):
+    return np.log(np.exp(z - z[..., :1]).sum(axis=-1)) + z[..., 0]
+
+
+def log_sum_exp_transposed(z):
+    """Right for one axis and for two."""
+    m = z.max(axis=-1)
+    return np.log(np.exp(z.T - m.T).sum(axis=0)) + m.T
+
+
+def log_sum_exp_over_axis_one(z):
+    axis = min(1, z.ndim - 1)
+    m = z.max(axis=axis, keepdims=True)
+    return np.log(np.exp(z - m).sum(axis=axis)) + m.squeeze(axis)
 
 
 # 91_mathematics: squared_distances
@@ -1445,12 +1487,13 @@ WRONG = {
     "21_gradients: sigmoid": [sigmoid_without_parents, sigmoid_derivative_of_the_input, sigmoid_derivative_p, sigmoid_derivative_one_minus_p,
                               sigmoid_derivative_of_tanh, sigmoid_of_the_negative, sigmoid_of_several_nodes],
     "21_gradients: lookup_backward": [lookup_assigned, lookup_added_once, lookup_looked_up_again, lookup_in_the_order_of_the_text, lookup_mean,
-                                      lookup_columns_summed],
+                                      lookup_columns_summed, lookup_of_three_tokens, lookup_of_two_columns, lookup_always_two_wide],
     "21_gradients: complex_step": [complex_step_real_part, complex_step_not_divided, complex_step_subtracted, complex_step_real_direction,
                                    complex_step_central, complex_step_too_long, complex_step_absolute],
     "91_mathematics: log_sum_exp": [log_sum_exp_overflowing, log_sum_exp_one_maximum_for_all, log_sum_exp_maximum_not_added_back,
                                     log_sum_exp_over_everything, log_sum_exp_axis_kept, log_sum_exp_over_the_first_axis,
-                                    log_sum_exp_the_maximum_itself, log_sum_exp_minimum_subtracted, log_sum_exp_in_bits],
+                                    log_sum_exp_the_maximum_itself, log_sum_exp_minimum_subtracted, log_sum_exp_in_bits,
+                                    log_sum_exp_last_subtracted, log_sum_exp_first_subtracted, log_sum_exp_transposed, log_sum_exp_over_axis_one],
     "91_mathematics: posterior": [posterior_hit_rate, posterior_once, posterior_without_prior, posterior_alarm_of_all, posterior_alarm_as_misses,
                                   posterior_joint, posterior_evidence_times_the_number],
     "91_mathematics: squared_distances": [distances_with_the_root, distances_transposed, distances_summed_over_the_wrong_axis, distances_dot_products,

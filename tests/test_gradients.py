@@ -78,6 +78,24 @@ def test_a_number_of_numpy_on_the_left_is_taken_as_a_number():
     assert isinstance(np.array([1.0, 2]) * Array([3.0, 4]), Array) and (np.array([1.0, 2]) - Array([3.0, 5])).data.tolist() == [-2, -3]
 
 
+@pytest.mark.parametrize("n, slope", [(0, 0.0), (1, 1.0), (2, 0.0), (1.5, 0.0), (3.0, 0.0), (np.int64(2), 0.0), (np.float32(1), 1.0)])
+def test_powers_of_zero(n, slope):
+    value, array, tensor = Value(0.0), Array([0.0, 3.0]), torch.tensor([0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    backward(value ** n)
+    backward((array ** n).sum())
+    (tensor ** float(n)).sum().backward()
+    assert value.grad == slope and array.grad[0] == slope and (value ** n).data == (n == 0)
+    np.testing.assert_allclose(array.grad, tensor.grad.numpy(), rtol=1e-12)
+
+
+def test_whole_powers_of_negative_numbers():
+    for n in 2, 3, -1, 3.0:
+        value, array = Value(-2.0), Array([-2.0])
+        backward(value ** n)
+        backward((array ** n).sum())
+        assert math.isclose(value.grad, n * (-2.0) ** (n - 1)) and math.isclose(array.grad[0], value.grad)
+
+
 @pytest.mark.parametrize("bad, says", [
     (lambda: Value(0.0).log(), "above 0, not 0.0"), (lambda: Value(-1.0).log(), "above 0, not -1.0"), (lambda: Value(math.nan).log(), "not nan"),
     (lambda: Value(1.0) ** Value(2.0), "exponent is a plain number"), (lambda: Array([1.0]) ** Array([2.0]), "exponent is a plain number"),
@@ -85,7 +103,16 @@ def test_a_number_of_numpy_on_the_left_is_taken_as_a_number():
     (lambda: matrix_product(Array([[1.0, 2]]), Array([1.0, 2])), r"\(1, 2\) and \(2,\)"),
     (lambda: numerical_gradient(float, 1.0, 0), "above 0, not 0"), (lambda: numerical_gradient(float, 1.0, -1e-6), "above 0, not -1e-06"),
     (lambda: numerical_gradient(float, 1.0, math.nan), "above 0, not nan"),
-    (lambda: check_gradient(np.sum, np.zeros(3), np.zeros(2)), r"\(3,\), not \(2,\)")])
+    (lambda: check_gradient(np.sum, np.zeros(3), np.zeros(2)), r"\(3,\), not \(2,\)"),
+    (lambda: check_gradient(np.sum, [], []), r"nothing to check: the shape is \(0,\)"),
+    (lambda: numerical_gradient(np.sum, [1.0, 1e12]), "6e-06 is lost in the rounding of 1000000000000.0"),
+    (lambda: numerical_gradient(np.sum, [math.nan]), "rounding of nan"),
+    (lambda: Array([1.0, 0.0]).log(), "above 0, not 0.0"), (lambda: Array([1.0, -1.0]).log(), "above 0, not -1.0"),
+    (lambda: Array([1.0, math.nan]).log(), "not nan"),
+    (lambda: Value(-1.0) ** 0.5, "power 0.5 is for numbers from 0 on, not -1.0"), (lambda: Array([2.0, -3.0]) ** 1.5, "power 1.5 .* not -3.0"),
+    (lambda: Value(math.nan) ** 0.5, "not nan"),
+    (lambda: Value(0.0) ** 0.5, "not 0.5"), (lambda: Array([1.0, 0.0]) ** 0.5, "not 0.5"), (lambda: 1 / Value(0.0), "not -1"),
+    (lambda: 1 / Array([1.0, 0.0]), "not -1")])
 def test_what_cannot_be_is_refused(bad, says):
     with pytest.raises(ValueError, match=says):
         bad()
@@ -228,6 +255,30 @@ def test_sum_to_undoes_a_broadcast(of, to):
     assert summed.shape == to and np.isclose((np.broadcast_to(x, of) * gradient).sum(), (x * summed).sum())
 
 
+@pytest.mark.parametrize("function, gradient", [
+    (lambda x: x.sum() + x.sum(), 2), (lambda x: x.sum() + 1, 1), (lambda x: 2 - x.sum(), -1), (lambda x: x.sum() * x.sum(), 12), (lambda x: 3 * x.sum(), 3)])
+def test_a_sum_of_numbers_may_be_the_root(function, gradient):
+    """The walk starts at an array without axes."""
+    x = Array([[1.0, 2.0], [3.0, 0.0]])
+    backward(function(x))
+    assert np.array_equal(x.grad, np.full((2, 2), gradient))
+    number = Array(3.0)
+    backward(number * number + 2)
+    assert number.grad == 6 and sum_to(1.0, ()).shape == ()
+
+
+@pytest.mark.parametrize("product", [lambda x, other: x @ other, lambda x, other: x @ other.tolist(), lambda x, other: other @ x,
+                                     lambda x, other: matrix_product(other, x)])
+def test_a_matrix_product_takes_a_plain_array_on_either_side(product):
+    rng = np.random.default_rng(0)
+    x, other, weights = rng.normal(size=(3, 3)), rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
+    array = Array(x)
+    result = product(array, other)
+    assert isinstance(result, Array) and np.allclose(result.data, product(x, other).data if isinstance(product(x, other), Array) else product(x, other))
+    backward((result * weights).sum())
+    check_gradient(lambda x: (product(Array(x), other).data * weights).sum(), x, array.grad)
+
+
 def test_an_array_is_a_copy():
     """What is done to the reader's array afterwards changes nothing."""
     numbers = np.array([1.0, 2.0])
@@ -269,8 +320,10 @@ def test_the_step_is_central_and_as_long_as_asked():
     numerical_gradient(lambda x: places.append(float(x[0])) or 0.0, [1.0], step=0.25)
     assert sorted(places) == [0.75, 1.25]
     places.clear()
-    numerical_gradient(lambda x: places.append(float(x[0])) or 0.0, [-1000.0])
-    assert np.isclose(max(places) + 1000, 1000 * np.finfo(float).eps ** (1 / 3), rtol=1e-3)
+    for x in 0.5, -1000.0:
+        places.clear()
+        numerical_gradient(lambda x: places.append(float(x[0])) or 0.0, [x])
+        assert np.isclose(max(places) - x, np.finfo(float).eps ** (1 / 3), rtol=1e-3)
 
 
 def test_what_f_does_to_its_argument_stays_there():
@@ -287,6 +340,28 @@ def test_what_f_does_to_its_argument_stays_there():
 def test_a_wrong_gradient_is_named(wrong, place):
     with pytest.raises(AssertionError, match=place):
         check_gradient(cubes, [1.0, 2.0, 3.0], wrong)
+
+
+@pytest.mark.parametrize("wrong", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_not_finite_is_no_gradient(wrong, place):
+    """An infinite entry makes no infinite tolerance."""
+    gradient = np.array([3.0, 12])
+    gradient[place] = wrong
+    with pytest.raises(AssertionError, match=rf"\({place},\)"):
+        check_gradient(cubes, [1.0, 2.0], gradient)
+    with pytest.raises(AssertionError):
+        check_gradient(lambda x: wrong, [1.0, 2.0], [3, 12])
+
+
+@pytest.mark.parametrize("x", [1e2, 1e3, 1e4, 1e6])
+def test_a_right_gradient_of_a_function_that_bends_far_from_zero_passes(x):
+    """At the zeros of the sine, too, where what is rounded is 3x, and not the sine."""
+    first = round(3 * x / math.pi)
+    for place in [x + phase for phase in np.linspace(0, 6, 25)] + [(first + i) * math.pi / 3 for i in range(25)]:
+        check_gradient(lambda x: np.sin(3 * x[0]), [place], [3 * np.cos(3 * place)])
+        with pytest.raises(AssertionError):
+            check_gradient(lambda x: np.sin(3 * x[0]), [place], [3 * np.cos(3 * place) + 1e-3])
 
 
 def test_the_tolerance_is_of_the_largest_entry():
