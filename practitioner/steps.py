@@ -7,7 +7,7 @@ __all__ = ['QUINTIC', 'with_gradients', 'check_settings', 'SGD', 'adam_direction
            'Joint', 'range_test', 'clip_gradients', 'constant', 'decaying', 'linear', 'cosine', 'wsd',
            'noise_from_lengths', 'noise_scale']
 
-# %% ../notebooks/24_steps.ipynb #2483e7a7
+# %% ../notebooks/24_steps.ipynb #f9931c71
 import copy
 import math
 import numpy as np
@@ -21,6 +21,7 @@ def with_gradients(optimizer):
             if p.grad is not None:
                 yield group, p, optimizer.state[p]
 
+# %% ../notebooks/24_steps.ipynb #c2af2bca
 def check_settings(below_one=(), **settings):
     """Refuse a setting that is negative, or one named in `below_one` that is 1 or more."""
     for name, value in settings.items():
@@ -28,6 +29,7 @@ def check_settings(below_one=(), **settings):
             bound = "at least 0 and below 1" if name in below_one else "at least 0"
             raise ValueError(f"{name} is {bound}, not {value}")
 
+# %% ../notebooks/24_steps.ipynb #83f9cba2
 class SGD(torch.optim.Optimizer):
     """Gradient descent with momentum: v ← μ v + g, θ ← θ − η v (Polyak 1964).
 
@@ -47,11 +49,11 @@ class SGD(torch.optim.Optimizer):
                 v = state["v"] = group["momentum"] * last + v
             p -= group["lr"] * v
 
-# %% ../notebooks/24_steps.ipynb #dca84b8b
+# %% ../notebooks/24_steps.ipynb #25a04114
 def adam_direction(state, g, betas, eps):
-    """Adam's m̂ / (√v̂ + ε) after one more gradient `g`; `state` is a dict that keeps m, v, t.
+    """Adam's m̂ / (√v̂ + ε) after one more gradient `g`.
 
-    (Kingma and Ba 2015, algorithm 1.)"""
+    `state` is a dict, and keeps m, v and t. (Kingma and Ba 2015, algorithm 1.)"""
     (beta1, beta2), t = betas, state.get("t", 0) + 1
     m = beta1 * state.get("m", torch.zeros_like(g)) + (1 - beta1) * g
     v = beta2 * state.get("v", torch.zeros_like(g)) + (1 - beta2) * g * g
@@ -147,7 +149,7 @@ class Muon(torch.optim.Optimizer):
             p.add_(newton_schulz(u, group["ns_steps"], getattr(torch, group["dtype"])),
                    alpha=-group["lr"] * ratio)
 
-# %% ../notebooks/24_steps.ipynb #c0225e54
+# %% ../notebooks/24_steps.ipynb #577bfca2
 class Joint:
     """Several optimisers as one, for a model whose parameters they share out.
 
@@ -157,8 +159,8 @@ class Joint:
         self.optimizers = optimizers
         trained = [id(p) for group in self.param_groups for p in group["params"]]
         if len(set(trained)) < len(trained):
-            raise ValueError(f"{len(trained) - len(set(trained))} parameters are trained by "
-                             "two optimisers; each must have one")
+            raise ValueError(f"{len(trained) - len(set(trained))} parameters are trained "
+                             "by two optimisers; each must have one")
 
     @property
     def param_groups(self):
@@ -185,22 +187,23 @@ class Joint:
         groups, first = list(saved["param_groups"]), 0
         for each in self.optimizers:
             own, groups = groups[:len(each.param_groups)], groups[len(each.param_groups):]
-            own = [group | {"params": [i - first for i in group["params"]]} for group in own]
+            own = [group | {"params": [i - first for i in group["params"]]}
+                   for group in own]
             count = sum(len(group["params"]) for group in own)
             each.load_state_dict({"param_groups": own, "state": {
                 i: saved["state"][first + i] for i in range(count)
                 if first + i in saved["state"]}})
             first += count
 
-# %% ../notebooks/24_steps.ipynb #74cb5680
+# %% ../notebooks/24_steps.ipynb #e2c0d623
 def range_test(model, optimizer, batches, low=1e-4, high=10.0, steps=100,
                loss=next_token_loss):
     """Train a copy while the learning rate climbs: (factors, losses in nats), arrays.
 
     At step i all learning rates of `optimizer` are multiplied by factors[i], which go from
     `low` to `high` by a constant ratio; losses[i] is measured before the step. Ends early
-    where the loss is not finite or twice what it was at first. `model` and `optimizer` stay
-    as they are. Raises ValueError unless 0 < low < high and steps ≥ 2. (After Smith 2017.)"""
+    where the loss is not finite or over twice the first. `model` and `optimizer` stay as
+    they are. Raises ValueError unless 0 < low < high and steps ≥ 2. (After Smith 2017.)"""
     if not 0 < low < high < math.inf or steps < 2:
         raise ValueError(f"a range test needs 0 < low < high and 2 steps or more, not "
                          f"{low}, {high} and {steps}")
@@ -235,7 +238,7 @@ def clip_gradients(parameters, limit=math.inf):
             g *= limit / length
     return length
 
-# %% ../notebooks/24_steps.ipynb #39c59fa6
+# %% ../notebooks/24_steps.ipynb #50a39ccd
 def constant(warmup=0):
     """The schedule that climbs for `warmup` steps, (step + 1) / warmup, and stays at 1."""
     if warmup < 0:
@@ -246,6 +249,7 @@ def constant(warmup=0):
         return min(1.0, (step + 1) / warmup) if warmup else 1.0
     return schedule
 
+# %% ../notebooks/24_steps.ipynb #18cdd9ff
 def decaying(shape, start, steps, warmup, floor):
     """As `constant`, and from step `start` on 1 → `floor` along `shape`.
 
@@ -253,14 +257,15 @@ def decaying(shape, start, steps, warmup, floor):
     first after the last. Raises ValueError unless 0 ≤ warmup ≤ start < steps and
     0 ≤ floor ≤ 1."""
     if not 0 <= warmup <= start < steps or not 0 <= floor <= 1:
-        raise ValueError("a schedule needs 0 ≤ warm-up ≤ start of decay < steps and a floor "
-                         f"from 0 to 1, not {warmup}, {start}, {steps} and {floor}")
+        raise ValueError("a schedule needs 0 ≤ warm-up ≤ start of decay < steps and a "
+                         f"floor from 0 to 1, not {warmup}, {start}, {steps} and {floor}")
     climb = constant(warmup)
     def schedule(step):
         done = min(max(step - start, 0) / (steps - start), 1)
         return climb(step) * (floor + (1 - floor) * shape(done))
     return schedule
 
+# %% ../notebooks/24_steps.ipynb #2fcc4efe
 def linear(steps, warmup=0, floor=0.0):
     """Warm-up, then straight down to `floor` at step `steps`."""
     return decaying(lambda done: 1 - done, warmup, steps, warmup, floor)
@@ -274,7 +279,7 @@ def wsd(steps, warmup, decay, floor=0.0):
     """Warm-up, stable, and a straight decay in the last `decay` steps (Hu et al. 2024)."""
     return decaying(lambda done: 1 - done, steps - decay, steps, warmup, floor)
 
-# %% ../notebooks/24_steps.ipynb #9a174d66
+# %% ../notebooks/24_steps.ipynb #3ac19698
 def noise_from_lengths(small, large, batch_small, batch_large):
     """(tr Σ, |G|²) from the mean squared lengths of the gradients of two batch sizes.
 
@@ -286,6 +291,7 @@ def noise_from_lengths(small, large, batch_small, batch_large):
     noise = (small - large) / (1 / batch_small - 1 / batch_large)
     return noise, large - noise / batch_large
 
+# %% ../notebooks/24_steps.ipynb #6429f61f
 def noise_scale(model, batches, count, batch_size=1, loss=next_token_loss):
     """The simple noise scale tr Σ / |G|² of `model`, in examples.
 
