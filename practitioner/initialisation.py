@@ -53,7 +53,7 @@ class DeepNGram(nn.Module):
         x = self.layers(self.first(x))                                    # (B, T, n_hidden)
         return self.output(self.last_norm(x))                             # (B, T, V)
 
-# %% ../notebooks/23_initialisation.ipynb #1df586a9
+# %% ../notebooks/23_initialisation.ipynb #12dfe9ea
 def activation_statistics(model, batch, kinds=(nn.Tanh, nn.ReLU)):
     """What goes forwards and backwards through a model's modules of some kinds.
 
@@ -61,8 +61,9 @@ def activation_statistics(model, batch, kinds=(nn.Tanh, nn.ReLU)):
     `name`; the root mean square of its output, `signal`, of what in it differs from place
     to place, `variation`, and of the loss's gradient with respect to it, `gradient`; the
     shares of its units that are `dead`, zero at all places of the `batch` (B, T + 1), and
-    of the outputs that are `saturated`, beyond ±0.97. The
-    model is left as it was. Raises ValueError where there is no such module."""
+    of the outputs that are `saturated`, beyond ±0.97 (of meaning for tanh only). Where the
+    loss does not depend on an output, its gradient is 0. The model is left as it was.
+    Raises ValueError where there is no such module."""
     heard, hooks = [], []
     for name, module in model.named_modules():
         if isinstance(module, kinds):
@@ -76,7 +77,9 @@ def activation_statistics(model, batch, kinds=(nn.Tanh, nn.ReLU)):
             hook.remove()
     if not heard:
         raise ValueError(f"the model uses no module of the kinds {kinds}")
-    gradients = torch.autograd.grad(loss, [output for _, output in heard])
+    outputs = [output for _, output in heard]
+    gradients = [torch.zeros(1) if gradient is None else gradient
+                 for gradient in torch.autograd.grad(loss, outputs, allow_unused=True)]
     heard = [(name, output.detach().flatten(0, -2)) for name, output in heard]
     return [dict(name=name, signal=output.square().mean().sqrt().item(),
                  variation=output.var(dim=0, correction=0).mean().sqrt().item(),
@@ -98,18 +101,20 @@ def kaiming(weight, generator=None):
     """Fill a weight (n_out, n_in) with variance 2 / n_in, for the ReLU; He et al. 2015."""
     return weight.normal_(0, math.sqrt(2 / weight.shape[1]), generator=generator)
 
-# %% ../notebooks/23_initialisation.ipynb #9592b791
+# %% ../notebooks/23_initialisation.ipynb #31d830ee
 @torch.no_grad()
 def initialise(model, rule, residual=(), generator=None):
     """Fill the weights of all linear layers by `rule`, and their biases with zeros.
 
     `rule(weight, generator=…)` fills a weight (n_out, n_in) in place. Layers whose name
-    ends with one of `residual`, those whose output is added to a residual stream, are then
-    divided by the square root of their number, as GPT-2's. Embeddings and normalisations
-    stay. Returns the model. Raises ValueError where no layer has such a name."""
+    ends with `residual`, or with one of several names, those whose output is added to a
+    residual stream, are then divided by the square root of their number, as GPT-2's.
+    Embeddings and normalisations stay. Returns the model. Raises ValueError where no layer
+    has such a name."""
     linear = {name: module for name, module in model.named_modules()
               if isinstance(module, nn.Linear)}
-    scaled = [name for name in linear if residual and name.endswith(tuple(residual))]
+    residual = (residual,) if isinstance(residual, str) else tuple(residual)
+    scaled = [name for name in linear if name.endswith(residual)]
     if residual and not scaled:
         raise ValueError(f"no linear layer's name ends with one of {residual}: "
                          f"{list(linear)}")

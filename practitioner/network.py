@@ -25,7 +25,7 @@ class Bigram(nn.Module):
     def forward(self, tokens):
         return self.table(tokens)
 
-# %% ../notebooks/22_first_network.ipynb #c06c3dc0
+# %% ../notebooks/22_first_network.ipynb #c99c601f
 class Windows:
     """Batches of windows of an array of tokens, shuffled anew in each epoch.
 
@@ -33,9 +33,9 @@ class Windows:
     int64, of consecutive tokens: the inputs are [:, :-1], the targets [:, 1:]. Which
     windows come at which step, only the seed and the step decide: to go on after an
     interruption, one needs to know the step alone. An epoch is a pass over the tokens, but
-    for a few at the ends; in each one the cuts between windows lie elsewhere. `tokens` (T,)
-    may be a memory-mapped array. Raises ValueError where there is not one batch, and for a
-    step below 0."""
+    for a few at the ends and the windows that fill no last batch, others in each epoch; in
+    each one the cuts between windows lie elsewhere. `tokens` (T,) may be a memory-mapped
+    array. Raises ValueError where there is not one batch, and for a step below 0."""
 
     def __init__(self, tokens, length, batch_size, seed=0):
         if length < 1 or batch_size < 1:
@@ -98,17 +98,21 @@ class NeuralNGram(nn.Module):
         h = torch.tanh(self.hidden(x))                      # (B, T, n_hidden)
         return self.output(self.dropout(h))                 # (B, T, V)
 
-# %% ../notebooks/22_first_network.ipynb #c361d808
+# %% ../notebooks/22_first_network.ipynb #654b6f82
 @torch.no_grad()
-def surprise_of(model, tokens, length=1024, batch_size=4, context=None):
+def surprise_of(model, tokens, length=None, batch_size=4, context=None):
     """The surprise in bits of each of `tokens` (T,) given those before it: float64 (T,).
 
     Every token is scored once, in windows of `length` tokens that overlap so that it sees
     at least the `context` tokens before it, or all there are. That is by default the
-    model's own `context`, and half the length for a model without one. The first token
-    costs log2 V. The model is put into evaluation mode, and back afterwards. Raises
-    ValueError where the context is not between 1 and the length."""
-    context = getattr(model, "context", length // 2) if context is None else context
+    model's own `context`, and half the length for a model without one; the length is by
+    default 1024, or twice the context if that is more. The first token costs log2 V. The
+    model is put into evaluation mode, and back afterwards. Raises ValueError where the
+    context is not between 1 and the length."""
+    context = getattr(model, "context", None) if context is None else context
+    if context is None:
+        context = max((1024 if length is None else length) // 2, 1)
+    length = max(1024, 2 * context) if length is None else length
     if not 1 <= context <= length:
         raise ValueError(f"a context is between 1 and the length {length}: not {context}")
     tokens, T = np.asarray(tokens), len(tokens)
@@ -127,14 +131,14 @@ def surprise_of(model, tokens, length=1024, batch_size=4, context=None):
             if T > 1:
                 nats = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(),
                                        reduction="none").view(len(some), width)
-                for start, row in zip(some, nats.double().cpu().numpy() / np.log(2)):
+                for start, row in zip(some, nats.cpu().double().numpy() / np.log(2)):
                     known = 0 if start == 0 else context - 1
                     bits[start + 1 + known:start + width + 1] = row[known:]
     finally:
         model.train(training)
     return bits
 
-# %% ../notebooks/22_first_network.ipynb #6ce48de9
+# %% ../notebooks/22_first_network.ipynb #228a2e15
 class StepByStep:
     """A network (B, T) → (B, T, V) by the three methods: start, distribution, advance.
 
@@ -163,7 +167,7 @@ class StepByStep:
         if not state:
             return np.full(self.vocab_size, 1 / self.vocab_size)
         z = self._last_logits(state)
-        return torch.softmax(z.double(), dim=-1).cpu().numpy()
+        return torch.softmax(z.cpu().double(), dim=-1).numpy()
 
     @torch.no_grad()
     def _last_logits(self, tokens):

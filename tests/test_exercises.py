@@ -1172,6 +1172,11 @@ def gradient_in_place(logits, targets):
     return logits / len(targets)
 
 
+def gradient_one_maximum_for_the_batch(logits, targets):
+    e = np.exp(logits - logits.max())
+    return (e / e.sum(axis=1, keepdims=True) - np.eye(logits.shape[1])[targets]) / len(targets)
+
+
 # 22_first_network: examples
 
 def examples_last_has_no_target(tokens, context, nothing):
@@ -1256,6 +1261,14 @@ def stopping_equal_is_better(losses, patience):
         elif last - best >= patience:
             break
     return best, last
+
+
+def stopping_ignores_patience(losses, patience):
+    return stopping_patiently(losses, 2)
+
+
+def stopping_at_most_two(losses, patience):
+    return stopping_patiently(losses, min(patience, 2))
 
 
 def stopping_at_the_best(losses, patience):
@@ -1362,6 +1375,12 @@ def first_loss_of_bytes(vocab_size, deviation):
 
 def first_loss_linear(vocab_size, deviation):
     return np.log(vocab_size) + deviation
+
+
+def first_loss_half_the_deviation(vocab_size, deviation):
+    return np.log(vocab_size) + deviation / 2
+
+
 def nesterov_without_looking_ahead(theta, v, g, lr, mu):
     v = mu * v + g
     return theta - lr * v, v
@@ -1510,16 +1529,18 @@ WRONG = {
                                        batches_shuffled_anew_on_resume, batches_with_replacement, batches_unseeded, batches_from_the_start],
     "26_silent_bugs: unread": [unread_all_at_once, unread_any_place, unread_the_next_place, unread_the_share_read, unread_with_dropout],
     "22_first_network: cross_entropy_gradient": [gradient_not_averaged, gradient_averaged_over_the_vocabulary, gradient_uphill,
-                                                 gradient_along_the_wrong_axis, gradient_overflows, gradient_of_the_target_only, gradient_in_place],
+                                                 gradient_along_the_wrong_axis, gradient_overflows, gradient_of_the_target_only, gradient_in_place,
+                                                 gradient_one_maximum_for_the_batch],
     "22_first_network: examples": [examples_last_has_no_target, examples_predict_themselves, examples_only_whole_contexts, examples_filled_at_the_end,
                                    examples_newest_first, examples_see_the_target, examples_filled_with_zero],
     "22_first_network: early_stopping": [stopping_never, stopping_one_late, stopping_counts_all_bad_ones, stopping_compares_with_the_one_before,
-                                         stopping_equal_is_better, stopping_at_the_best, stopping_keeps_the_last],
+                                         stopping_equal_is_better, stopping_at_the_best, stopping_keeps_the_last, stopping_ignores_patience,
+                                         stopping_at_most_two],
     "23_initialisation: gain": [gain_inverted, gain_squared, gain_of_the_variance, gain_of_the_mean_size, gain_of_uniform_inputs, gain_always_kaiming,
                                 gain_of_the_slope],
     "23_initialisation: dead_share": [dead_zeros_counted, dead_now_and_then, dead_places, dead_by_the_sum, dead_almost, dead_number],
     "23_initialisation: expected_first_loss": [first_loss_in_bits, first_loss_without_the_logits, first_loss_whole_square, first_loss_better_than_chance,
-                                               first_loss_of_bytes, first_loss_linear],
+                                               first_loss_of_bytes, first_loss_linear, first_loss_half_the_deviation],
     "24_steps: nesterov": [nesterov_without_looking_ahead, nesterov_with_the_old_velocity, nesterov_averaged, nesterov_uphill, nesterov_in_place,
                            nesterov_forgets_the_velocity],
     "24_steps: inverse_square_root": [square_root_from_zero, square_root_without_warmup, square_root_not_scaled, square_root_only_an_inverse,

@@ -85,6 +85,18 @@ def test_residual_layers_are_divided_by_the_root_of_their_number():
     assert [layer.linear.weight[0, 0].item() for layer in some.layers] == pytest.approx([1, 0.5 ** 0.5, 1, 0.5 ** 0.5])
 
 
+def test_a_single_residual_name_is_that_name_and_not_its_letters():
+    ones = lambda weight, generator=None: weight.fill_(1.0)
+    model = initialise(small(n_layer=4, residual=True), ones, residual="linear")
+    assert all((layer.linear.weight == 0.5).all() for layer in model.layers)
+    model = initialise(small(n_layer=4, residual=True), ones, residual="3.linear")
+    assert (model.first.weight == 1).all() and (model.output.weight == 1).all()
+    with pytest.raises(ValueError, match="c_proj"):
+        initialise(small(), ones, residual="c_proj")
+    with pytest.raises(ValueError, match="not"):  # "first" and "output" end with a t
+        initialise(small(), ones, residual="not")
+
+
 def test_a_residual_name_that_no_layer_has_is_refused():
     with pytest.raises(ValueError, match="proj.*layers.0.linear"):
         initialise(small(), xavier, residual=("proj",))
@@ -170,6 +182,19 @@ def test_dead_units_are_counted():
         model.layers[0].linear.bias.copy_(torch.tensor([-1., -1, 1, 1, 1, 2]))
     [layer] = activation_statistics(model, batch())
     assert math.isclose(layer["dead"], 2 / 6, rel_tol=1e-6) and layer["variation"] == 0 and layer["signal"] > 1
+
+
+def test_what_the_loss_does_not_depend_on_has_no_gradient():
+    class Idle(DeepNGram):
+        def forward(self, tokens):
+            self.idle(self.embedding(tokens))
+            return super().forward(tokens)
+
+    torch.manual_seed(0)
+    model = Idle(vocab_size=11, context=3, n_embd=4, n_hidden=6, n_layer=1)
+    model.idle = nn.ReLU()
+    heard = {layer["name"]: layer for layer in activation_statistics(model, batch())}
+    assert heard["idle"]["gradient"] == 0 < heard["idle"]["signal"] and heard["layers.0.activation"]["gradient"] > 0
 
 
 def test_the_model_is_left_as_it_was():

@@ -218,6 +218,17 @@ def test_a_context_that_does_not_fit_is_named(options, named):
         surprise_of(network(), np.arange(9), **options)
 
 
+def test_the_length_is_long_enough_for_the_context():
+    model, tokens = Summing(), np.random.default_rng(0).integers(0, 11, 2600)
+    model.weight.data *= 1e-3
+    wide = surprise_of(model, tokens, context=1200)
+    assert np.array_equal(wide, surprise_of(model, tokens, length=2400, context=1200)) and not np.array_equal(wide, surprise_of(model, tokens))
+    assert np.array_equal(surprise_of(model, tokens), surprise_of(model, tokens, length=1024, context=512))
+    assert np.allclose(surprise_of(model, tokens[:9], length=1), surprise_of(model, tokens[:9], length=1, context=1))
+    model.context = None
+    assert np.array_equal(surprise_of(model, tokens), surprise_of(model, tokens, length=1024, context=512))
+
+
 # One step at a time
 
 @pytest.mark.parametrize("make", [network, lambda: Bigram(11), Summing])
