@@ -560,6 +560,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'practitioner.steps.SGD.__init__': ('steps.html#sgd.__init__', 'practitioner/steps.py'),
                                     'practitioner.steps.SGD.step': ('steps.html#sgd.step', 'practitioner/steps.py'),
                                     'practitioner.steps.adam_direction': ('steps.html#adam_direction', 'practitioner/steps.py'),
+                                    'practitioner.steps.check_groups': ('steps.html#check_groups', 'practitioner/steps.py'),
                                     'practitioner.steps.check_settings': ('steps.html#check_settings', 'practitioner/steps.py'),
                                     'practitioner.steps.clip_gradients': ('steps.html#clip_gradients', 'practitioner/steps.py'),
                                     'practitioner.steps.constant': ('steps.html#constant', 'practitioner/steps.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUINTIC', 'with_gradients', 'check_settings', 'SGD', 'adam_direction', 'Adam', 'AdamW', 'newton_schulz', 'Muon',
-           'Joint', 'range_test', 'clip_gradients', 'constant', 'decaying', 'linear', 'cosine', 'wsd',
+           'check_groups', 'Joint', 'range_test', 'clip_gradients', 'constant', 'decaying', 'linear', 'cosine', 'wsd',
            'noise_from_lengths', 'noise_scale']
 
 # %% ../notebooks/24_steps.ipynb #f9931c71
@@ -113,7 +113,7 @@ def newton_schulz(matrix, steps=5, dtype=torch.bfloat16, eps=1e-7):
         X = torch.addmm(X, B, X, beta=a)           # a X + B X
     return X if wide else X.T
 
-# %% ../notebooks/24_steps.ipynb #997f9ba6
+# %% ../notebooks/24_steps.ipynb #03324200
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: θ ← (1 − η λ) θ − η r NewtonSchulz(u) (Jordan 2024).
 
@@ -129,6 +129,10 @@ class Muon(torch.optim.Optimizer):
         if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
             raise ValueError('adjust_lr_fn is None, "original" or "match_rms_adamw", '
                              f"not {adjust_lr_fn!r}")
+        known = getattr(torch, dtype, None) if isinstance(dtype, str) else None
+        if not isinstance(known, torch.dtype) or not known.is_floating_point:
+            raise ValueError('dtype is the name of a floating-point type of torch, like '
+                             f'"float32", not {dtype!r}')
         super().__init__(params, dict(
             lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov,
             adjust_lr_fn=adjust_lr_fn, ns_steps=ns_steps, dtype=dtype))
@@ -149,12 +153,20 @@ class Muon(torch.optim.Optimizer):
             p.add_(newton_schulz(u, group["ns_steps"], getattr(torch, group["dtype"])),
                    alpha=-group["lr"] * ratio)
 
-# %% ../notebooks/24_steps.ipynb #577bfca2
+# %% ../notebooks/24_steps.ipynb #f429c128
+def check_groups(saved, own):
+    """Refuse saved groups that are not as many, or not as large, as the `own` ones."""
+    saved, own = [[len(group["params"]) for group in groups] for groups in (saved, own)]
+    if saved != own:
+        raise ValueError(f"the saved groups have {saved} parameters, these have {own}")
+
+# %% ../notebooks/24_steps.ipynb #7c540fcd
 class Joint:
     """Several optimisers as one, for a model whose parameters they share out.
 
     `param_groups`, `step`, `zero_grad`, `state_dict` and `load_state_dict` are as those of
-    a single one. Raises ValueError where two of them train the same parameter."""
+    a single one; but it is no torch.optim.Optimizer, and torch's own schedulers refuse it.
+    Raises ValueError where two train one parameter, and for a state of other groups."""
     def __init__(self, *optimizers):
         self.optimizers = optimizers
         trained = [id(p) for group in self.param_groups for p in group["params"]]
@@ -185,6 +197,7 @@ class Joint:
 
     def load_state_dict(self, saved):
         groups, first = list(saved["param_groups"]), 0
+        check_groups(groups, self.param_groups)
         for each in self.optimizers:
             own, groups = groups[:len(each.param_groups)], groups[len(each.param_groups):]
             own = [group | {"params": [i - first for i in group["params"]]}
@@ -195,15 +208,16 @@ class Joint:
                 if first + i in saved["state"]}})
             first += count
 
-# %% ../notebooks/24_steps.ipynb #e2c0d623
+# %% ../notebooks/24_steps.ipynb #4fadb0d3
 def range_test(model, optimizer, batches, low=1e-4, high=10.0, steps=100,
                loss=next_token_loss):
     """Train a copy while the learning rate climbs: (factors, losses in nats), arrays.
 
     At step i all learning rates of `optimizer` are multiplied by factors[i], which go from
     `low` to `high` by a constant ratio; losses[i] is measured before the step. Ends early
-    where the loss is not finite or over twice the first. `model` and `optimizer` stay as
-    they are. Raises ValueError unless 0 < low < high and steps ≥ 2. (After Smith 2017.)"""
+    where the loss is not finite or over twice the first. For losses above 0.
+    `model` and `optimizer` stay as they are. Raises ValueError unless 0 < low < high and
+    steps ≥ 2. (After Smith 2017.)"""
     if not 0 < low < high < math.inf or steps < 2:
         raise ValueError(f"a range test needs 0 < low < high and 2 steps or more, not "
                          f"{low}, {high} and {steps}")
@@ -222,17 +236,23 @@ def range_test(model, optimizer, batches, low=1e-4, high=10.0, steps=100,
         optimizer.step()
     return factors[:len(losses)], np.array(losses)
 
-# %% ../notebooks/24_steps.ipynb #9e7d0a86
+# %% ../notebooks/24_steps.ipynb #b0b9b8a6
 @torch.no_grad()
 def clip_gradients(parameters, limit=math.inf):
     """Shorten the gradient of all `parameters` together to a length of at most `limit`.
 
-    Returns the length that it had, a float. (Pascanu et al. 2013.) Raises ValueError for
-    a limit that is not above 0."""
+    `parameters` are several or one. Returns the length that the gradient had, a float; 0
+    where there is none. (Pascanu et al. 2013.) Raises ValueError unless limit > 0."""
     if not limit > 0:
         raise ValueError(f"a gradient is clipped to a length above 0, not {limit}")
+    parameters = [parameters] if torch.is_tensor(parameters) else parameters
     gradients = [p.grad for p in parameters if p.grad is not None]
-    length = math.sqrt(sum(g.square().sum().item() for g in gradients))
+    if not gradients:
+        return 0.0
+    lengths = [torch.linalg.vector_norm(  # squares overflow in half precision
+        g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    first = lengths[0].device
+    length = torch.stack([each.to(first) for each in lengths]).norm().item()
     if length > limit:
         for g in gradients:
             g *= limit / length
@@ -265,7 +285,7 @@ def decaying(shape, start, steps, warmup, floor):
         return climb(step) * (floor + (1 - floor) * shape(done))
     return schedule
 
-# %% ../notebooks/24_steps.ipynb #2fcc4efe
+# %% ../notebooks/24_steps.ipynb #37984cda
 def linear(steps, warmup=0, floor=0.0):
     """Warm-up, then straight down to `floor` at step `steps`."""
     return decaying(lambda done: 1 - done, warmup, steps, warmup, floor)
@@ -276,7 +296,9 @@ def cosine(steps, warmup=0, floor=0.0):
                     floor)
 
 def wsd(steps, warmup, decay, floor=0.0):
-    """Warm-up, stable, and a straight decay in the last `decay` steps (Hu et al. 2024)."""
+    """Warm-up, stable, and a straight decay in the last `decay` steps.
+
+    (After Hu et al. 2024, who let it fall exponentially.)"""
     return decaying(lambda done: 1 - done, steps - decay, steps, warmup, floor)
 
 # %% ../notebooks/24_steps.ipynb #3ac19698
@@ -291,21 +313,26 @@ def noise_from_lengths(small, large, batch_small, batch_large):
     noise = (small - large) / (1 / batch_small - 1 / batch_large)
     return noise, large - noise / batch_large
 
-# %% ../notebooks/24_steps.ipynb #6429f61f
+# %% ../notebooks/24_steps.ipynb #b8c0d67a
 def noise_scale(model, batches, count, batch_size=1, loss=next_token_loss):
     """The simple noise scale tr Σ / |G|² of `model`, in examples.
 
     From the gradients of `count` ≥ 2 batches of `batch_size` examples each, and of all of
     them together. Infinite where no gradient stands out of the noise. The model's own
-    gradients are cleared."""
+    gradients are cleared. Raises ValueError for fewer batches, and for gradients that are
+    not finite."""
+    if count < 2:
+        raise ValueError(f"a noise scale takes 2 batches or more, not {count}")
     total, squared = None, 0.0
     for i in range(count):
         model.zero_grad()
         loss(model, batches(i)).backward()
         g = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         squared += g.square().sum().item() / count
-        total = g.double() if total is None else total + g
+        total = g if total is None else total + g
     model.zero_grad()
     large = (total / count).square().sum().item()
+    if not math.isfinite(squared + large):
+        raise ValueError(f"the gradients' mean squared length is {squared}, not finite")
     noise, signal = noise_from_lengths(squared, large, batch_size, batch_size * count)
     return noise / signal if signal > 0 else math.inf

@@ -1468,6 +1468,34 @@ def groups_without_the_last_layer(model, weight_decay):
     return [{"params": first["params"][:-1], "weight_decay": weight_decay}, {"params": second["params"] + first["params"][-1:], "weight_decay": 0.0}]
 
 
+def groups_children_only(model, weight_decay):
+    """Looks for embeddings at the top of the model alone."""
+    embeddings = {id(module.weight) for module in model.children() if isinstance(module, torch.nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in embeddings]
+    return [{"params": decayed, "weight_decay": weight_decay},
+            {"params": [p for p in model.parameters() if all(p is not other for other in decayed)], "weight_decay": 0.0}]
+
+
+def groups_first_is_the_embedding(model, weight_decay):
+    first, *rest = model.parameters()
+    return [{"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [first, *(p for p in rest if p.ndim < 2)], "weight_decay": 0.0}]
+
+
+def groups_linear_only(model, weight_decay):
+    decayed = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    return [{"params": decayed, "weight_decay": weight_decay},
+            {"params": [p for p in model.parameters() if all(p is not other for other in decayed)], "weight_decay": 0.0}]
+
+
+def groups_with_some_twice(model, weight_decay):
+    """Embeddings first, and then again with all that have fewer than two axes or are one."""
+    embeddings = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    first = [p for p in model.parameters() if p.ndim > 1 and all(p is not other for other in embeddings)]
+    second = embeddings + [p for p in model.parameters() if all(p is not other for other in first)]
+    return [{"params": first, "weight_decay": weight_decay}, {"params": second, "weight_decay": 0.0}]
+
+
 def groups_both_decay(model, weight_decay):
     return [group | {"weight_decay": weight_decay} for group in groups_right(model, weight_decay)]
 
@@ -1546,7 +1574,8 @@ WRONG = {
     "24_steps: inverse_square_root": [square_root_from_zero, square_root_without_warmup, square_root_not_scaled, square_root_only_an_inverse,
                                       square_root_after_the_warmup_from_one],
     "24_steps: decay_groups": [groups_all_decay, groups_embeddings_decay, groups_embeddings_forgotten, groups_swapped, groups_all_by_name,
-                               groups_without_the_last_layer, groups_both_decay],
+                               groups_without_the_last_layer, groups_both_decay, groups_children_only, groups_first_is_the_embedding,
+                               groups_linear_only, groups_with_some_twice],
 }
 
 

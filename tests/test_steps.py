@@ -160,6 +160,17 @@ def test_a_fresh_joint_can_be_saved_and_loaded():
     assert saved["state"] == {} and [group["lr"] for group in other.param_groups] == [0.1, 0.2]
 
 
+@pytest.mark.parametrize("shares", [lambda p: [p], lambda p: [p[:1], p[1:2], p[2:]], lambda p: [p[:2], p[2:]], lambda p: [p[:1], p[1:2]]],
+                         ids=["one group", "three groups", "shared otherwise", "one parameter fewer"])
+def test_a_joint_refuses_a_state_of_other_groups(shares):
+    ours, theirs, _ = twins([(3,), (4,), (5,)], 3)
+    saved = Joint(*(SGD(group, 0.1) for group in shares(ours))).state_dict()
+    other = Joint(SGD(theirs[:1], 1.0), SGD(theirs[1:], 1.0))
+    with pytest.raises(ValueError, match=r"the saved groups have .* these have \[1, 2\]"):
+        other.load_state_dict(saved)
+    assert [group["lr"] for group in other.param_groups] == [1.0, 1.0], "nothing is loaded"
+
+
 def test_a_parameter_has_one_optimiser():
     ours, _, _ = twins([(3,), (4,)], 0)
     with pytest.raises(ValueError, match="1 parameters are trained by two"):
@@ -185,7 +196,8 @@ def test_a_penalty_under_adam_pulls_alike_whatever_its_strength_and_a_decoupled_
     (lambda p: Adam(p, betas=(1.0, 0.9)), "beta1 is at least 0 and below 1, not 1.0"), (lambda p: Adam(p, betas=(0.9, -0.1)), "beta2"),
     (lambda p: AdamW(p, eps=-1e-8), "eps is at least 0"), (lambda p: AdamW(p, weight_decay=-0.1), "weight_decay is at least 0"),
     (lambda p: Muon(p, momentum=1), "momentum"), (lambda p: Muon(p, adjust_lr_fn="none"), "not 'none'"),
-    (lambda p: Muon(p, ns_steps=-1), "ns_steps"), (lambda p: Muon([torch.zeros(3, requires_grad=True)]), r"not for a shape \(3,\)"),
+    (lambda p: Muon(p, ns_steps=-1), "ns_steps"), (lambda p: Muon(p, dtype="float23"), "not 'float23'"), (lambda p: Muon(p, dtype="int64"), "'int64'"),
+    (lambda p: Muon(p, dtype=torch.float32), "not torch.float32"), (lambda p: Muon(p, dtype="nn"), "not 'nn'"), (lambda p: Muon([torch.zeros(3, requires_grad=True)]), r"not for a shape \(3,\)"),
 ])
 def test_settings_out_of_bounds_are_named(make, named):
     with pytest.raises(ValueError, match=named):
@@ -367,6 +379,25 @@ def test_clipping_passes_over_what_has_no_gradient():
             clip_gradients(ours, wrong)
 
 
+@pytest.mark.parametrize("dtype, value, rtol", [(torch.float16, 300.0, 1e-3), (torch.bfloat16, 1e15, 1e-2), (torch.float64, 1e150, 1e-12)])
+def test_clipping_large_gradients_in_any_precision(dtype, value, rtol):
+    """300² is infinite in half precision, and 1e300 in single."""
+    p = torch.nn.Parameter(torch.zeros(4, dtype=dtype))
+    p.grad = torch.full((4,), value, dtype=dtype)
+    assert math.isclose(clip_gradients([p], 1.0), 2 * value, rel_tol=rtol)
+    assert p.grad.dtype == dtype and torch.allclose(p.grad.double(), torch.full((4,), 0.5).double(), rtol=rtol)
+
+
+def test_clipping_takes_one_tensor_none_at_all_and_a_mixture():
+    p = torch.nn.Parameter(torch.zeros(2, 2))
+    p.grad = torch.full((2, 2), 3.0)
+    assert clip_gradients(p, 3.0) == 6 and torch.equal(p.grad, torch.full((2, 2), 1.5))
+    assert clip_gradients([], 1.0) == 0.0 and isinstance(clip_gradients(iter([])), float)
+    q = torch.nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    q.grad = torch.full((1,), 4.0, dtype=torch.float16)
+    assert math.isclose(clip_gradients([p, q], 2.5), 5.0) and q.grad.item() == 2 and torch.equal(p.grad, torch.full((2, 2), 0.75))
+
+
 # The noise scale
 
 class Plane(torch.nn.Module):
@@ -407,6 +438,17 @@ def test_two_lengths_give_noise_and_signal(noise, signal, small, more):
     large = small + more
     found = noise_from_lengths(signal + noise / small, signal + noise / large, small, large)
     assert np.allclose(found, (noise, signal), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_gradients_that_are_no_numbers_have_no_noise_scale(value):
+    with pytest.raises(ValueError, match="not finite"):
+        noise_scale(Plane(2), lambda i: torch.tensor([[3.0, value if i == 1 else 4.0]]).double(), 3, 1, plane_loss)
+
+
+def test_one_batch_has_no_noise_scale():
+    with pytest.raises(ValueError, match="2 batches or more, not 1"):
+        noise_scale(Plane(2), lambda i: torch.ones(1, 2).double(), 1, 1, plane_loss)
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 1), (0, 4), (-1, 4)])
