@@ -4,9 +4,11 @@ A wrong answer here is a mistake that a beginner would really make. A new exerci
 import ast
 import importlib
 import inspect
+import itertools
 import json
 import math
 import pathlib
+import random
 import statistics
 import warnings
 from collections import Counter
@@ -21,7 +23,7 @@ from scipy import stats
 
 from practitioner.book import judge
 from practitioner.gradients import Value
-from practitioner.diagnostics import first_batch, logits_of, other_tokens, shuffled_rows, without_dropout
+from practitioner.diagnostics import first_batch, logits_of, other_tokens, practice_setup, shuffled_rows, without_dropout
 from practitioner.information import entropy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -895,7 +897,7 @@ def update_as_found(setup, model, optimizer, batches):
     return loss.item()
 
 
-def update_variation(weigh, zero=True, step_each=False, train=True, returned=None):
+def update_variation(weigh, zero=True, step_each=False, train=True, returned=None, empty=False):
     """An update that weighs a loss by `weigh(count, all counts)`."""
     def update(setup, model, optimizer, batches):
         counts = [setup.counted(setup, batch).sum().item() for batch in batches]
@@ -905,6 +907,8 @@ def update_variation(weigh, zero=True, step_each=False, train=True, returned=Non
             optimizer.zero_grad()
         losses = []
         for batch, count in zip(batches, counts):
+            if not count and not empty:
+                continue
             losses.append(setup.loss(model, batch) * weigh(count, counts))
             losses[-1].backward()
             if step_each:
@@ -926,7 +930,34 @@ update_not_zeroed = update_variation(share_of_targets, zero=False)
 update_step_each = update_variation(share_of_targets, step_each=True)
 update_mode_left = update_variation(share_of_targets, train=False)
 update_returns_a_tensor = update_variation(share_of_targets, returned=sum)
+update_of_nothing = update_variation(share_of_targets, empty=True)
 update_returns_the_last = update_variation(share_of_targets, returned=lambda losses: losses[-1].item())
+
+
+update_rightly = update_variation(share_of_targets)
+
+
+def update_all_at_once(setup, model, optimizer, batches):
+    return update_rightly(setup, model, optimizer, [torch.cat(batches)])
+
+
+def update_mode_after_the_step(setup, model, optimizer, batches):
+    loss = update_variation(share_of_targets, train=False)(setup, model, optimizer, batches)
+    model.train()
+    return loss
+
+
+def update_loss_after_the_step(setup, model, optimizer, batches):
+    update_rightly(setup, model, optimizer, batches)
+    counted = [(setup.loss(model, batch).item(), count_of_targets(setup, batch)) for batch in batches if count_of_targets(setup, batch)]
+    return sum(loss * count for loss, count in counted) / sum(count for _, count in counted)
+
+
+def update_loss_evaluated_after_the_step(setup, model, optimizer, batches):
+    update_rightly(setup, model, optimizer, batches)
+    loss = practice_setup().evaluate(practice_setup(), model, batches)
+    model.train()
+    return loss
 
 
 def evaluate_as_found(setup, model, batches):
@@ -935,12 +966,13 @@ def evaluate_as_found(setup, model, batches):
     return sum(losses) / len(losses)
 
 
-def evaluate_variation(weigh=None, mode=True, back=True, graph=False):
+def evaluate_variation(weigh=None, mode=True, back=True, graph=False, empty=False):
     """An evaluation that weighs a loss by `weigh(setup, batch)`."""
     def evaluate(setup, model, batches):
         was_training = model.training
         if mode:
             model.eval()
+        batches = [batch for batch in batches if empty or count_of_targets(setup, batch)]
         with torch.set_grad_enabled(graph):
             losses = [setup.loss(model, batch).item() for batch in batches]
         weights = [(weigh or count_of_targets)(setup, batch) for batch in batches]
@@ -960,6 +992,8 @@ evaluate_by_places = evaluate_variation(lambda setup, batch: batch[:, 1:].numel(
 evaluate_with_dropout = evaluate_variation(mode=False)
 evaluate_mode_left = evaluate_variation(back=False)
 evaluate_always_to_training = evaluate_variation(back="training")
+evaluate_by_what_is_not_zero = evaluate_variation(lambda setup, batch: int((batch[:, 1:] != 0).sum()))
+evaluate_nothing = evaluate_variation(empty=True)
 evaluate_with_a_graph = evaluate_variation(graph=True)
 
 
@@ -996,6 +1030,36 @@ batches_not_shuffled = batches_variation(lambda setup, seed, start, epoch: np.ar
 batches_shuffled_anew_on_resume = batches_variation(lambda setup, seed, start, epoch: permuted(setup, [seed, start, epoch]))
 batches_with_replacement = batches_variation(lambda setup, seed, start, epoch: np.random.default_rng([seed, epoch]).integers(len(setup.train), size=len(setup.train)))
 batches_unseeded = batches_variation(lambda setup, seed, start, epoch: np.random.default_rng().permutation(len(setup.train)))
+
+
+def batches_by_the_global_torch(setup, seed, start=0):
+    torch.manual_seed(seed)
+    yield from shuffled_rows(setup, seed, start)
+
+
+def batches_by_the_global_random(setup, seed, start=0):
+    random.seed(seed)
+    yield from shuffled_rows(setup, seed, start)
+
+
+batches_alternating = batches_variation(lambda setup, seed, start, epoch: permuted(setup, [seed, epoch % 2]))
+
+
+def batches_with_the_remainder(setup, seed, start=0):
+    size, per_epoch = setup.batch_size, -(-len(setup.train) // setup.batch_size)
+    for step in itertools.count(start):
+        order, place = permuted(setup, [seed, step // per_epoch]), step % per_epoch
+        yield setup.train[order[place * size:(place + 1) * size]]
+
+
+def unread_without_noise(setup):
+    model, tokens = without_dropout(setup.build(0)), first_batch(setup)[:4, :-1]
+    before, same = logits_of(model, tokens), []
+    for t in range(tokens.shape[1]):
+        changed = tokens.clone()
+        changed[:, t] = other_tokens(setup, changed[:, t])
+        same.append((logits_of(model, changed)[:, t] == before[:, t]).all(dim=-1))
+    return torch.stack(same).double().mean().item()
 
 
 def batches_from_the_start(setup, seed, start=0):
@@ -1550,12 +1614,16 @@ WRONG = {
     "92_pytorch: standardise": [standardise_columns, standardise_without_keepdim, standardise_all_at_once, standardise_over_one_less,
                                 standardise_only_centred, standardise_by_the_variance, standardise_in_place, standardise_mean_squares_not_centred],
     "26_silent_bugs: mended_update": [update_as_found, update_mean_of_means, update_sum, update_not_zeroed, update_step_each, update_mode_left,
-                                      update_returns_a_tensor, update_returns_the_last],
+                                      update_returns_a_tensor, update_returns_the_last, update_of_nothing, update_all_at_once,
+                                      update_mode_after_the_step, update_loss_after_the_step, update_loss_evaluated_after_the_step],
     "26_silent_bugs: mended_evaluate": [evaluate_as_found, evaluate_mean_of_means, evaluate_by_rows, evaluate_by_places, evaluate_with_dropout,
-                                        evaluate_mode_left, evaluate_always_to_training, evaluate_with_a_graph],
+                                        evaluate_mode_left, evaluate_always_to_training, evaluate_with_a_graph,
+                                        evaluate_by_what_is_not_zero, evaluate_nothing],
     "26_silent_bugs: mended_batches": [batches_as_found, batches_one_order, batches_seed_plus_epoch, batches_seed_forgotten, batches_not_shuffled,
-                                       batches_shuffled_anew_on_resume, batches_with_replacement, batches_unseeded, batches_from_the_start],
-    "26_silent_bugs: unread": [unread_all_at_once, unread_any_place, unread_the_next_place, unread_the_share_read, unread_with_dropout],
+                                       batches_shuffled_anew_on_resume, batches_with_replacement, batches_unseeded, batches_from_the_start,
+                                       batches_by_the_global_torch, batches_by_the_global_random, batches_alternating, batches_with_the_remainder],
+    "26_silent_bugs: unread": [unread_all_at_once, unread_any_place, unread_the_next_place, unread_the_share_read, unread_with_dropout,
+                               unread_without_noise],
     "22_first_network: cross_entropy_gradient": [gradient_not_averaged, gradient_averaged_over_the_vocabulary, gradient_uphill,
                                                  gradient_along_the_wrong_axis, gradient_overflows, gradient_of_the_target_only, gradient_in_place,
                                                  gradient_one_maximum_for_the_batch],
