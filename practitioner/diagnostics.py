@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sees_future', 'softmax_twice', 'mixed_rows', 'BUGS', 'QUESTIONS', 'text_rows', 'shuffled_rows', 'all_but_padding',
-           'loss_without', 'one_update', 'in_evaluation_mode', 'mean_surprise', 'Setup', 'not_shifted', 'over_padding',
+           'loss_without', 'one_update', 'in_evaluation_mode', 'mean_cost', 'Setup', 'not_shifted', 'over_padding',
            'Wrapped', 'wrapping', 'time_first', 'not_zeroed', 'step_each', 'mean_of_means', 'dropout_on', 'leaked',
            'seeded_late', 'order_repeats', 'cost_in_use', 'Question', 'first_batch', 'without_dropout', 'logits_of',
            'other_tokens', 'uncounted', 'all_weights', 'stirred', 'briefly_trained', 'first_loss_gap', 'KnownTable',
@@ -87,9 +87,9 @@ def in_evaluation_mode(model):
         for module, training in modes:
             module.training = training
 
-# %% ../notebooks/26_silent_bugs.ipynb #a454d2c6
+# %% ../notebooks/26_silent_bugs.ipynb #896e68d3
 @torch.no_grad()
-def mean_surprise(setup, model, batches):
+def mean_cost(setup, model, batches):
     """The loss over a list of batches, in nats per counted target; in evaluation mode."""
     total = counted = 0
     with in_evaluation_mode(model):
@@ -100,7 +100,7 @@ def mean_surprise(setup, model, batches):
                 counted += count
     return total / counted
 
-# %% ../notebooks/26_silent_bugs.ipynb #220eb75d
+# %% ../notebooks/26_silent_bugs.ipynb #0ec021f7
 @dataclass(frozen=True)
 class Setup:
     """A training program in pieces, to be examined; the defaults are the usual ones.
@@ -122,7 +122,7 @@ class Setup:
     counted: Callable = all_but_padding
     batches: Callable = shuffled_rows
     update: Callable = one_update
-    evaluate: Callable = mean_surprise
+    evaluate: Callable = mean_cost
 
     def __post_init__(self):
         for name in "train", "validation":

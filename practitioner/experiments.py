@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TAKEN', 'NO_CODE', 'HOW', 'save_tokens', 'load_tokens', 'choose_device', 'choose_dtype', 'to_device', 'gradient',
            'evaluated', 'Diverged', 'check_finite', 'train', 'set_rate', 'is_quiet', 'due', 'Clock', 'draw_curves',
-           'Curves', 'git', 'too_large', 'code_state', 'restore_code', 'cells_run', 'fingerprint', 'session', 'begin',
+           'Curves', 'git', 'too_large', 'code_state', 'restore_code', 'cells_run', 'digest_of', 'session', 'begin',
            'check_folder', 'complaints', 'flat', 'differences', 'state_of', 'accelerators', 'trained_by', 'check_model',
            'check_optimizer', 'put_back', 'content_hash', 'write_checkpoint', 'read_checkpoint', 'Run', 'save',
            'resume', 'set_aside', 'seed_everything', 'runs_in', 'paired_interval', 'to_trackio']
 
-# %% ../notebooks/25_experiments.ipynb #cf7c92a5
+# %% ../notebooks/25_experiments.ipynb #81081c2a
 import numpy as np
 
 def save_tokens(path, tokens):
@@ -22,11 +22,12 @@ def save_tokens(path, tokens):
     with open(path, "wb") as file:
         np.save(file, tokens, allow_pickle=False)
 
+# %% ../notebooks/25_experiments.ipynb #ca875069
 def load_tokens(path):
     """The tokens in a .npy file as a memory-mapped array (T,): read from disk as needed."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
-# %% ../notebooks/25_experiments.ipynb #79357d1b
+# %% ../notebooks/25_experiments.ipynb #b275743b
 import torch
 
 def choose_device(device=None):
@@ -36,6 +37,7 @@ def choose_device(device=None):
         device = next((name for name in there if there[name]), "cpu")
     return torch.device(device)
 
+# %% ../notebooks/25_experiments.ipynb #7fa14c8c
 def choose_dtype(device, dtype=None):
     """The number format of matrix products: the one asked for (float32 or bfloat16),
     or else bfloat16 on a GPU that computes in it and float32 elsewhere."""
@@ -47,6 +49,7 @@ def choose_dtype(device, dtype=None):
         raise ValueError(f"the dtype is torch.float32 or torch.bfloat16, not {dtype}")
     return dtype
 
+# %% ../notebooks/25_experiments.ipynb #66e9a412
 def to_device(batch, device):
     """A tensor, or a tuple, list or dict of them, on `device`."""
     if isinstance(batch, torch.Tensor):
@@ -156,7 +159,7 @@ def train(model, batches, optimizer, steps, *, loss=next_token_loss, schedule=No
                 save(run, step + 1, model, optimizer)
     return history
 
-# %% ../notebooks/25_experiments.ipynb #ae10ac94
+# %% ../notebooks/25_experiments.ipynb #83b8cae9
 import time
 
 def set_rate(optimizer, factor):
@@ -165,16 +168,19 @@ def set_rate(optimizer, factor):
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
+# %% ../notebooks/25_experiments.ipynb #066594fb
 def is_quiet(progress):
     """Whether no bar is to be shown: as asked, or else when the book is being tested."""
     return "PRACTITIONER_MODE" in os.environ if progress is None else not progress
 
+# %% ../notebooks/25_experiments.ipynb #b01294d6
 def due(step, every, steps):
     """Whether something that happens after every `every` steps happens after this one.
 
     The last of `steps` steps always counts; 0 means then only."""
     return step + 1 == steps or every > 0 and (step + 1) % every == 0
 
+# %% ../notebooks/25_experiments.ipynb #cb78dafc
 class Clock:
     """Write into the history how long a run has taken, and call `watch` once a second."""
     def __init__(self, history, watch=None):
@@ -188,7 +194,7 @@ class Clock:
             self.watch(history)
             self.watched = time.perf_counter()
 
-# %% ../notebooks/25_experiments.ipynb #4cea6c9f
+# %% ../notebooks/25_experiments.ipynb #cad39393
 import matplotlib.pyplot as plt
 
 def draw_curves(history, axes, label="", color=None):
@@ -205,6 +211,7 @@ def draw_curves(history, axes, label="", color=None):
     axes.set(xlabel="step", ylabel="bits per token")
     return smooth
 
+# %% ../notebooks/25_experiments.ipynb #2af827b2
 class Curves:
     """`train(…, watch=Curves())` draws the loss in the notebook while training goes on."""
     handle = None
@@ -219,7 +226,7 @@ class Curves:
         else:
             self.handle.update(fig)
 
-# %% ../notebooks/25_experiments.ipynb #8e4afc14
+# %% ../notebooks/25_experiments.ipynb #b237bfff
 import json
 import pathlib
 import subprocess
@@ -237,6 +244,7 @@ def git(folder, *arguments, **environment):
         raise RuntimeError(f"git {arguments[0]}: {done.stderr.decode().strip()}")
     return done.stdout
 
+# %% ../notebooks/25_experiments.ipynb #e464fd79
 NO_CODE = [":(exclude,glob)**/__pycache__/**", ":(exclude,glob)**/.ipynb_checkpoints/**"]
 
 def too_large(root, bound=5_000_000):
@@ -306,10 +314,10 @@ def cells_run():
     return "".join(f"# In [{number}]\n{source.rstrip()}\n\n"
                    for number, source in enumerate(cells, 1))
 
-# %% ../notebooks/25_experiments.ipynb #583b62f5
+# %% ../notebooks/25_experiments.ipynb #f2cb08ee
 import hashlib
 
-def fingerprint(data):
+def digest_of(data):
     """SHA-256 of a text, of bytes, of an array or of a file (a path): a hex string.
 
     Of an array, its type and shape count too."""
@@ -320,12 +328,12 @@ def fingerprint(data):
         return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
     array = np.ascontiguousarray(data)
     if array.dtype.hasobject:
-        raise ValueError(f"an array of {array.dtype} has no fingerprint: objects")
+        raise ValueError(f"an array of {array.dtype} has no digest: objects")
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
-# %% ../notebooks/25_experiments.ipynb #69dfa6e6
+# %% ../notebooks/25_experiments.ipynb #54d7fa03
 import datetime
 import sys
 from .book import machine, versions, write_atomically
@@ -340,12 +348,12 @@ def session(folder, number, repository="."):
     sources = b"".join(file.read_bytes() for file in sorted(package.glob("*.py")))
     begun = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return state | dict(
-        begun=begun, patch=fingerprint(patch), folder=pathlib.Path(where).as_posix(),
+        begun=begun, patch=digest_of(patch), folder=pathlib.Path(where).as_posix(),
         command=None if cells_run() else sys.orig_argv[1:],
-        practitioner=fingerprint(sources), versions=versions(), machine=machine(),
+        practitioner=digest_of(sources), versions=versions(), machine=machine(),
         threads=torch.get_num_threads())
 
-# %% ../notebooks/25_experiments.ipynb #c6ff7cc5
+# %% ../notebooks/25_experiments.ipynb #683809da
 import json
 import warnings
 
@@ -353,12 +361,12 @@ def begin(folder, *, seed, settings=None, data=None, repository="."):
     """Begin the run recorded in `folder`, or take it up again: a Run.
 
     `settings` is a dict of what JSON can hold; `data` a dict of texts, arrays or paths,
-    whose fingerprints are recorded; `repository` is where the code is. Raises ValueError
+    whose digests are recorded; `repository` is where the code is. Raises ValueError
     where the folder holds a run with another seed, other settings or other data, or other
     files. Warns of code that is not recorded, or has changed."""
     folder = pathlib.Path(folder)
     asked = dict(seed=int(seed), settings=settings or {},
-                 data={name: fingerprint(value) for name, value in (data or {}).items()})
+                 data={name: digest_of(value) for name, value in (data or {}).items()})
     asked = json.loads(json.dumps(asked, allow_nan=False))
     record = asked | dict(sessions=[])
     if (folder / "run.json").exists():
@@ -378,7 +386,7 @@ def begin(folder, *, seed, settings=None, data=None, repository="."):
     run.begun = True
     return run
 
-# %% ../notebooks/25_experiments.ipynb #013af394
+# %% ../notebooks/25_experiments.ipynb #d1b0d46b
 import re
 
 def check_folder(folder):
@@ -388,6 +396,7 @@ def check_folder(folder):
     if "run.json" not in names and not all(re.fullmatch(ours, name) for name in names):
         raise ValueError(f"{folder} holds files that are not of a run: choose another")
 
+# %% ../notebooks/25_experiments.ipynb #d7d315c5
 def complaints(folder, sessions):
     """What is missing from the record of the last session, or has changed since the one
     before it: sentences."""
@@ -399,7 +408,7 @@ def complaints(folder, sessions):
     if len({(each["commit"], each["patch"]) for each in sessions[-2:]}) > 1:
         yield f"{folder}: the code has changed since session {len(sessions) - 1}"
 
-# %% ../notebooks/25_experiments.ipynb #3a36d283
+# %% ../notebooks/25_experiments.ipynb #b6df4b89
 def flat(record, prefix=""):
     """A dict of dicts as one dict, its keys joined by dots."""
     found = {}
@@ -408,6 +417,7 @@ def flat(record, prefix=""):
         found |= flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return found
 
+# %% ../notebooks/25_experiments.ipynb #0220746d
 def differences(one, other):
     """What two records say differently: {key: (one's, the other's)}; None where missing."""
     one, other = flat(one), flat(other)
@@ -440,12 +450,13 @@ def state_of(model, optimizer):
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, value in tensors.items() if name not in rest["same"]}, rest
 
-# %% ../notebooks/25_experiments.ipynb #7cf0343b
+# %% ../notebooks/25_experiments.ipynb #5ab1f000
 def accelerators():
     """The modules of torch that draw random numbers on a device, by its name."""
     there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     return {name: getattr(torch, name) for name in there if there[name]}
 
+# %% ../notebooks/25_experiments.ipynb #9b44c07d
 def trained_by(optimizer, model):
     """What an optimiser is: its kind, its groups' settings, and the names of their
     parameters, as JSON would give them back."""
@@ -457,7 +468,7 @@ def trained_by(optimizer, model):
         parameters=[[names.get(id(p), "none of the model") for p in group["params"]]
                     for group in optimizer.param_groups])))
 
-# %% ../notebooks/25_experiments.ipynb #86e5d8fb
+# %% ../notebooks/25_experiments.ipynb #babbd611
 def check_model(tensors, model):
     """Raise ValueError, naming what differs, unless the saved weights are a model's."""
     saved = {name.removeprefix("model."): tuple(value.shape)
@@ -470,6 +481,7 @@ def check_model(tensors, model):
     if wrong:
         raise ValueError(f"the checkpoint is of another model. {'; '.join(wrong[:5])}")
 
+# %% ../notebooks/25_experiments.ipynb #a7b66243
 HOW = {"lr", "foreach", "fused", "capturable", "differentiable"}  # no matter of what
 
 def check_optimizer(rest, optimizer, model):
@@ -514,7 +526,7 @@ def put_back(tensors, rest, model, optimizer=None):
     version, spare = rest["python"]
     random.setstate((version, tuple(tensors["random.python"].tolist()), spare))
 
-# %% ../notebooks/25_experiments.ipynb #9c5ef86a
+# %% ../notebooks/25_experiments.ipynb #13105688
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_safetensors
 
@@ -526,11 +538,13 @@ def content_hash(tensors, rest):
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
+# %% ../notebooks/25_experiments.ipynb #10f334ee
 def write_checkpoint(file, tensors, rest):
     """Write a state as safetensors, with its hash, so that it is whole or not there."""
     about = json.dumps(dict(rest=rest, sha256=content_hash(tensors, rest)))
     write_atomically(file, as_safetensors(tensors, dict(run=about)))
 
+# %% ../notebooks/25_experiments.ipynb #9a7c72ba
 def read_checkpoint(file):
     """The tensors and the rest of a checkpoint. Raises ValueError if it is damaged."""
     try:

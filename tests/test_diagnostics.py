@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from practitioner.corpus import load_corpus
 from practitioner.diagnostics import (all_but_padding, BUGS, cost_in_use, diagnose, draw_matrix, examine, Finding, future_seen, KnownTable, loss_without,
-                                      mean_surprise, mixed_rows, one_update, other_rows_seen, other_tokens, practice_setup, Question, QUESTIONS,
+                                      mean_cost, mixed_rows, one_update, other_rows_seen, other_tokens, practice_setup, Question, QUESTIONS,
                                       row_order_gap, Setup, shared_passages, shuffled_rows, text_rows, without_dropout, wrapping)
 from practitioner.network import Bigram, NeuralNGram, next_token_loss
 
@@ -211,7 +211,7 @@ class BatchNormalised(nn.Module):
 
 def batches_averaged(setup):
     def evaluate(setup, model, batches):
-        return sum(mean_surprise(setup, model, [batch]) for batch in batches) / len(batches)
+        return sum(mean_cost(setup, model, [batch]) for batch in batches) / len(batches)
     return replace(setup, evaluate=evaluate)
 
 
@@ -427,7 +427,7 @@ def test_the_evaluation_weighs_each_target_the_same_and_leaves_the_mode():
     model, parts = setup.build(0), setup.validation.split([1, 40, 7])
     expected = by_hand(model.eval(), setup.validation).mean()
     for training in True, False:
-        assert np.isclose(mean_surprise(setup, model.train(training), parts), expected, rtol=1e-5) and model.training == training
+        assert np.isclose(mean_cost(setup, model.train(training), parts), expected, rtol=1e-5) and model.training == training
         assert np.isclose(cost_in_use(setup, model, setup.validation), expected, rtol=1e-5) and model.training == training
 
 
@@ -435,7 +435,7 @@ def test_a_part_in_another_mode_stays_in_it():
     setup = practice_setup()
     model = setup.build(0).train()
     model.dropout.eval()
-    mean_surprise(setup, model, [setup.validation]), cost_in_use(setup, model, setup.validation[:2])
+    mean_cost(setup, model, [setup.validation]), cost_in_use(setup, model, setup.validation[:2])
     assert model.training and model.hidden.training and not model.dropout.training
 
 
@@ -443,7 +443,7 @@ def test_what_has_nothing_to_count_changes_nothing():
     setup = practice_setup()
     empty, batch = torch.zeros(3, 13, dtype=torch.int64), setup.train[:8]
     model = setup.build(0)
-    assert mean_surprise(setup, model, [batch, empty]) == mean_surprise(setup, model, [batch])
+    assert mean_cost(setup, model, [batch, empty]) == mean_cost(setup, model, [batch])
     ends = []
     for batches in [batch], [empty, batch, empty]:
         model = without_dropout(setup.build(0))

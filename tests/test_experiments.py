@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from practitioner import experiments
 from practitioner.experiments import (
-    Curves, Diverged, Run, begin, cells_run, choose_device, choose_dtype, code_state, differences, draw_curves, due, evaluated, fingerprint, git, gradient,
+    Curves, Diverged, Run, begin, cells_run, choose_device, choose_dtype, code_state, differences, draw_curves, due, evaluated, digest_of, git, gradient,
     load_tokens, paired_interval, read_checkpoint, restore_code, resume, runs_in, save, save_tokens, seed_everything, state_of, to_device, train, write_checkpoint)
 from practitioner.network import NeuralNGram, Windows, next_token_loss
 
@@ -482,7 +482,7 @@ def test_a_run_says_what_it_was(tmp_path, monkeypatch):
     run = begin(project / "runs" / "one", seed=np.int64(7), settings=dict(rate=0.1, shape=(1, 2)), data=dict(train=TOKENS))
     record = json.loads((project / "runs" / "one" / "run.json").read_text())
     assert record == run.record and record["seed"] == 7 and record["settings"] == dict(rate=0.1, shape=[1, 2])
-    assert record["data"] == dict(train=fingerprint(TOKENS))
+    assert record["data"] == dict(train=digest_of(TOKENS))
     [session] = record["sessions"]
     assert session["commit"] == git(project, "rev-parse", "HEAD").decode().strip() and session["folder"] == "sub"
     assert session["command"] == sys.orig_argv[1:] and session["threads"] == 1 and session["versions"]["torch"] == torch.__version__
@@ -583,16 +583,16 @@ def test_a_folder_that_holds_no_run(tmp_path):
         Run(tmp_path)
 
 
-def test_fingerprints(tmp_path):
+def test_digests(tmp_path):
     array = np.arange(6, dtype=np.uint8)
     others = [array[::-1], array.astype(np.uint16), array.reshape(2, 3), array[:-1], "\x00\x01\x02\x03\x04\x05"]
-    assert len({fingerprint(each) for each in [array, *others]}) == 6
-    assert fingerprint(array) == fingerprint(np.arange(12, dtype=np.uint8)[:6]) == fingerprint(np.repeat(array, 2)[::2])
+    assert len({digest_of(each) for each in [array, *others]}) == 6
+    assert digest_of(array) == digest_of(np.arange(12, dtype=np.uint8)[:6]) == digest_of(np.repeat(array, 2)[::2])
     (tmp_path / "file").write_bytes(b"abc")
-    assert fingerprint(tmp_path / "file") == fingerprint("abc") == fingerprint(b"abc")
-    assert fingerprint("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert digest_of(tmp_path / "file") == digest_of("abc") == digest_of(b"abc")
+    assert digest_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     with pytest.raises(ValueError, match="object"):
-        fingerprint(np.array([object()]))
+        digest_of(np.array([object()]))
 
 
 def test_runs_are_found_in_order_and_compared(tmp_path):
