@@ -1135,25 +1135,25 @@ def pairs_normal_quantile(spread, difference):
     return max(2, math.ceil((1.959964 * spread / difference) ** 2))
 
 
+def first_pairs(half_width, difference):
+    """The smallest n ≥ 2 for which `half_width(n)` is below the difference."""
+    return next(n for n in itertools.count(2) if half_width(n) < difference)
+
+
 def pairs_one_sided(spread, difference):
-    n = 2
-    while stats.t.ppf(0.95, n - 1) * spread / n ** 0.5 >= difference:
-        n += 1
-    return n
+    return first_pairs(lambda n: stats.t.ppf(0.95, n - 1) * spread / n ** 0.5, difference)
 
 
 def pairs_n_degrees(spread, difference):
-    n = 2
-    while stats.t.ppf(0.975, n) * spread / n ** 0.5 >= difference:
-        n += 1
-    return n
+    return first_pairs(lambda n: stats.t.ppf(0.975, n) * spread / n ** 0.5, difference)
 
 
 def pairs_not_divided_by_the_root(spread, difference):
-    n = 2
-    while stats.t.ppf(0.975, n - 1) * spread / n >= difference:
-        n += 1
-    return n
+    return first_pairs(lambda n: stats.t.ppf(0.975, n - 1) * spread / n, difference)
+
+
+def pairs_needed_right(spread, difference):
+    return first_pairs(lambda n: stats.t.ppf(0.975, n - 1) * spread / n ** 0.5, difference)
 
 
 def pairs_from_one(spread, difference):
@@ -1162,13 +1162,6 @@ def pairs_from_one(spread, difference):
 
 def pairs_one_too_many(spread, difference):
     return pairs_needed_right(spread, difference) + 1
-
-
-def pairs_needed_right(spread, difference):
-    n = 2
-    while stats.t.ppf(0.975, n - 1) * spread / n ** 0.5 >= difference:
-        n += 1
-    return n
 
 
 def parted_by_place(one, other):
