@@ -4,25 +4,26 @@
 
 # %% auto #0
 __all__ = ['sees_future', 'softmax_twice', 'mixed_rows', 'BUGS', 'QUESTIONS', 'text_rows', 'shuffled_rows', 'all_but_padding',
-           'loss_without', 'one_update', 'in_evaluation_mode', 'mean_cost', 'Setup', 'not_shifted', 'over_padding',
-           'Wrapped', 'wrapping', 'time_first', 'not_zeroed', 'step_each', 'mean_of_means', 'dropout_on', 'leaked',
-           'seeded_late', 'order_repeats', 'cost_in_use', 'Question', 'first_batch', 'without_dropout', 'logits_of',
-           'other_tokens', 'uncounted', 'all_weights', 'stirred', 'briefly_trained', 'first_loss_gap', 'KnownTable',
-           'known_answer_gap', 'probability_gap', 'padding_gap', 'future_seen', 'other_rows_seen', 'row_order_gap',
-           'noise_gain', 'one_batch_loss', 'step_taken', 'micro_batch_gap', 'stale_gradient_gap',
-           'second_evaluation_gap', 'rebatched_gap', 'in_use_gap', 'disturb', 'same_seed_gap', 'seed_ignored',
-           'resume_gap', 'passage_hashes', 'shared_passages', 'Finding', 'randomness_kept', 'examine', 'diagnose',
-           'draw_matrix', 'practice_setup']
+           'loss_without', 'one_update', 'mean_cost', 'Setup', 'not_shifted', 'over_padding', 'Wrapped', 'wrapping',
+           'time_first', 'not_zeroed', 'step_each', 'mean_of_means', 'dropout_on', 'leaked', 'seeded_late',
+           'order_repeats', 'cost_in_use', 'Question', 'first_batch', 'first_batches', 'validation_rows',
+           'without_dropout', 'logits_of', 'other_tokens', 'all_weights', 'stirred', 'briefly_trained',
+           'first_loss_gap', 'KnownTable', 'known_answer_gap', 'probability_gap', 'padding_gap', 'half_and_whole',
+           'future_seen', 'other_rows_seen', 'row_order_gap', 'noise_gain', 'one_batch_loss', 'step_taken',
+           'micro_batch_gap', 'stale_gradient_gap', 'second_evaluation_gap', 'rebatched_gap', 'in_use_gap', 'disturb',
+           'same_seed_gap', 'seed_ignored', 'resume_gap', 'passage_hashes', 'shared_passages', 'Finding', 'examine',
+           'diagnose', 'draw_matrix', 'practice_setup']
 
 # %% ../notebooks/26_silent_bugs.ipynb #11202606
-import contextlib, copy, itertools, math, random, textwrap
+import copy, itertools, math, random, textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from .network import NeuralNGram, next_token_loss
+from .network import (NeuralNGram, evaluating, next_token_loss,
+                                  randomness_kept)
 
 # %% ../notebooks/26_silent_bugs.ipynb #0c05f3f8
 def text_rows(texts, length):
@@ -75,24 +76,11 @@ def one_update(setup, model, optimizer, batches):
     optimizer.step()
     return total
 
-# %% ../notebooks/26_silent_bugs.ipynb #a3080dd3
-@contextlib.contextmanager
-def in_evaluation_mode(model):
-    """Put the model into evaluation mode, and each of its parts back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training
-
 # %% ../notebooks/26_silent_bugs.ipynb #896e68d3
-@torch.no_grad()
 def mean_cost(setup, model, batches):
     """The loss over a list of batches, in nats per counted target; in evaluation mode."""
     total = counted = 0
-    with in_evaluation_mode(model):
+    with evaluating(model):
         for batch in batches:
             count = int(setup.counted(setup, batch).sum())
             if count:
@@ -255,13 +243,12 @@ BUGS = {"targets not shifted": not_shifted, "sees the future": sees_future,
         "seed set too late": seeded_late, "order repeats on resume": order_repeats}
 
 # %% ../notebooks/26_silent_bugs.ipynb #78691eae
-@torch.no_grad()
 def cost_in_use(setup, model, rows):
     """The mean surprise of the counted targets of `rows` (N, T + 1), in nats.
 
     Each is asked for alone, given the beginning of its row and nothing else."""
     costs = []
-    with in_evaluation_mode(model):
+    with evaluating(model):
         for row in rows:
             for t in setup.counted(setup, row[None])[0].nonzero()[:, 0].tolist():
                 logits = model(row[None, :t + 1])[0, -1]                    # (V,)
@@ -273,11 +260,21 @@ def cost_in_use(setup, model, rows):
 class Question:
     """measure(setup) is at most `bound` in a healthy program; None: it does not apply.
 
-    `of` says what is measured, `causes` what is usually wrong where it is too large."""
+    `of` says what is measured, `causes` what is usually wrong where it is too large.
+    about(setup): a list of the rows that the question is about, which `measure` is given
+    as well. Where nothing in some of them is to be predicted, it does not apply."""
     measure: Callable
     bound: float
     of: str
     causes: str
+    about: Callable = lambda setup: []
+
+    def ask(self, setup):
+        """What is measured, or None where the question does not apply."""
+        asked = self.about(setup)
+        if not all(setup.counted(setup, rows).any() for rows in asked):
+            return None
+        return self.measure(setup, *asked)
 
 QUESTIONS = {}
 
@@ -285,6 +282,15 @@ QUESTIONS = {}
 def first_batch(setup):
     return next(setup.batches(setup, 0))
 
+def first_batches(number):
+    """What a question about so many batches is about."""
+    return lambda setup: list(itertools.islice(setup.batches(setup, 0), number))
+
+def validation_rows(number):
+    """What a question about so many rows of the validation part is about."""
+    return lambda setup: [setup.validation[:number]]
+
+# %% ../notebooks/26_silent_bugs.ipynb #e1b20d88
 def without_dropout(model):
     """`model`, with the dropout of all its layers set to 0."""
     for module in model.modules():
@@ -300,6 +306,7 @@ def logits_of(model, tokens):
     torch.manual_seed(0)
     return model(tokens)
 
+# %% ../notebooks/26_silent_bugs.ipynb #c13caa4d
 def other_tokens(setup, tokens):
     """Other tokens in the place of all of `tokens`, none of them padding."""
     real = torch.tensor([token for token in range(setup.vocab_size) if token != setup.pad])
@@ -308,10 +315,6 @@ def other_tokens(setup, tokens):
     return torch.where(drawn == tokens, following, drawn)
 
 # %% ../notebooks/26_silent_bugs.ipynb #8a9c53ff
-def uncounted(setup, batch):
-    """Whether there is nothing in `batch` to predict: a loss of it means nothing."""
-    return not setup.counted(setup, batch).any()
-
 def all_weights(model):
     return torch.cat([weights.detach().flatten() for weights in model.parameters()])
 
@@ -323,6 +326,7 @@ def stirred(setup):
             weights += 0.02 * torch.randn_like(weights)
     return model
 
+# %% ../notebooks/26_silent_bugs.ipynb #f72c7e00
 def briefly_trained(setup, steps=30):
     """A model after a few steps: enough to be wrong in."""
     model = setup.build(0)
@@ -333,16 +337,14 @@ def briefly_trained(setup, steps=30):
 
 # %% ../notebooks/26_silent_bugs.ipynb #6096dfb2
 @torch.no_grad()
-def first_loss_gap(setup):
-    batch = first_batch(setup)
-    if uncounted(setup, batch):
-        return None
+def first_loss_gap(setup, batch):
     loss = setup.loss(setup.build(0).eval(), batch).item()
     return abs(loss - math.log(setup.vocab_size))
 
 QUESTIONS["first loss"] = Question(
     first_loss_gap, 0.25, "nats between the first loss and ln V",
-    "the output layer starts too large; the loss is divided by a wrong count")
+    "the output layer starts too large; the loss is divided by a wrong count",
+    about=first_batches(1))
 
 # %% ../notebooks/26_silent_bugs.ipynb #537f2a99
 class KnownTable(nn.Module):
@@ -355,10 +357,7 @@ class KnownTable(nn.Module):
         return self.table[tokens]
 
 # %% ../notebooks/26_silent_bugs.ipynb #a74470ba
-def known_answer_gap(setup):
-    batch = first_batch(setup)
-    if uncounted(setup, batch):
-        return None
+def known_answer_gap(setup, batch):
     generator = torch.Generator().manual_seed(0)
     table = 3 * torch.randn(setup.vocab_size, setup.vocab_size, generator=generator)
     log_p = table[batch[:, :-1]].double().log_softmax(-1)                   # (B, T, V)
@@ -369,7 +368,8 @@ def known_answer_gap(setup):
 # %% ../notebooks/26_silent_bugs.ipynb #e028462c
 QUESTIONS["known answer"] = Question(
     known_answer_gap, 1e-3, "nats between the loss of a known model and its loss by hand",
-    "targets not shifted, or shifted twice; a mean over a wrong count; a lost loss mask")
+    "targets not shifted, or shifted twice; a mean over a wrong count; a lost loss mask",
+    about=first_batches(1))
 
 # %% ../notebooks/26_silent_bugs.ipynb #ac24b9be
 @torch.no_grad()
@@ -394,22 +394,23 @@ QUESTIONS["adds to one"] = Question(
 
 # %% ../notebooks/26_silent_bugs.ipynb #0a1d86c7
 @torch.no_grad()
-def padding_gap(setup):
+def padding_gap(setup, short, batch):
     if setup.pad is None:
         return None
     with torch.enable_grad():
         model = without_dropout(briefly_trained(setup, 10))
-    batch = first_batch(setup)
-    short = batch[:, :batch.shape[1] // 2 + 1]
     longer = F.pad(short, (0, batch.shape[1] - short.shape[1]), value=setup.pad)
-    if uncounted(setup, short):
-        return None
     return abs(setup.loss(model, longer).item() - setup.loss(model, short).item())
+
+def half_and_whole(setup):
+    batch = first_batch(setup)
+    return [batch[:, :batch.shape[1] // 2 + 1], batch]
 
 # %% ../notebooks/26_silent_bugs.ipynb #feed08cf
 QUESTIONS["padding"] = Question(
     padding_gap, 1e-5, "nats that padding up to the full length changes the loss by",
-    "padding is predicted, or counted; the model reads padding before the text")
+    "padding is predicted, or counted; the model reads padding before the text",
+    about=half_and_whole)
 
 # %% ../notebooks/26_silent_bugs.ipynb #f2a8b6e0
 def future_seen(setup):
@@ -459,17 +460,15 @@ QUESTIONS["row order"] = Question(
     "reshape or view where transpose was meant; state kept from row to row")
 
 # %% ../notebooks/26_silent_bugs.ipynb #6e1ac15b
-def noise_gain(setup, steps=60, symbols=16):
+def noise_gain(setup, rows, steps=60, symbols=16):
     generator = torch.Generator().manual_seed(0)
     real = torch.tensor([token for token in range(setup.vocab_size) if token != setup.pad])
     real = real[:symbols]
     def noisy(rows):
         drawn = real[torch.randint(len(real), rows.shape, generator=generator)]
         return drawn if setup.pad is None else torch.where(rows == setup.pad, rows, drawn)
-    rows = setup.validation[:64]
     asked = noisy(rows)
-    if uncounted(setup, rows) or not torch.equal(*(setup.counted(setup, each)
-                                                   for each in (rows, asked))):
+    if not torch.equal(setup.counted(setup, rows), setup.counted(setup, asked)):
         return None  # the loss mask looks at tokens, and noise has moved it
     model = setup.build(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -481,13 +480,12 @@ def noise_gain(setup, steps=60, symbols=16):
 # %% ../notebooks/26_silent_bugs.ipynb #0f154c58
 QUESTIONS["noise"] = Question(
     noise_gain, 0.1, "nats by which noise was predicted better than can be",
-    "the target is among the inputs; a mean over a wrong count")
+    "the target is among the inputs; a mean over a wrong count",
+    about=validation_rows(64))
 
 # %% ../notebooks/26_silent_bugs.ipynb #2ecc15c1
-def one_batch_loss(setup, steps=150):
-    model, batch = without_dropout(setup.build(0)), first_batch(setup)[:4, :33]
-    if uncounted(setup, batch):
-        return None
+def one_batch_loss(setup, batch, steps=150):
+    model = without_dropout(setup.build(0))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(steps):
         setup.update(setup, model, optimizer, [batch])
@@ -497,7 +495,8 @@ def one_batch_loss(setup, steps=150):
 QUESTIONS["one batch"] = Question(
     one_batch_loss, 0.1, "of ln V is left after 150 steps on one small batch",
     "softmax before the loss; gradients never zeroed; a part that gets no gradient; "
-    "or a model too small for the batch")
+    "or a model too small for the batch",
+    about=lambda setup: [first_batch(setup)[:4, :33]])
 
 # %% ../notebooks/26_silent_bugs.ipynb #6b91fb0f
 def step_taken(setup, model, batches):
@@ -508,10 +507,7 @@ def step_taken(setup, model, batches):
     return all_weights(model) - before
 
 # %% ../notebooks/26_silent_bugs.ipynb #92ba6a65
-def micro_batch_gap(setup):
-    batch = first_batch(setup)
-    if uncounted(setup, batch):
-        return None
+def micro_batch_gap(setup, batch):
     batch = batch[setup.counted(setup, batch).sum(1).argsort()]
     half = len(batch) // 2
     short, long = batch[:half], batch[half:2 * half]
@@ -520,10 +516,7 @@ def micro_batch_gap(setup):
     return ((parts - whole).norm() / whole.norm()).item()
 
 # %% ../notebooks/26_silent_bugs.ipynb #997fb7df
-def stale_gradient_gap(setup):
-    one, two = itertools.islice(setup.batches(setup, 0), 2)
-    if uncounted(setup, one) or uncounted(setup, two):
-        return None
+def stale_gradient_gap(setup, one, two):
     model = without_dropout(setup.build(0))
     step_taken(setup, model, [one])
     newborn = copy.deepcopy(model)
@@ -534,42 +527,40 @@ def stale_gradient_gap(setup):
 # %% ../notebooks/26_silent_bugs.ipynb #35defbeb
 QUESTIONS["micro-batches"] = Question(
     micro_batch_gap, 1e-4, "of the step differs when the batch comes in two parts",
-    "a step after each part; a sum where a mean was meant; a mean of means")
+    "a step after each part; a sum where a mean was meant; a mean of means",
+    about=first_batches(1))
 QUESTIONS["fresh gradients"] = Question(
     stale_gradient_gap, 1e-4, "of the step comes from the batch before",
-    "zero_grad is missing, or is called on another optimiser")
+    "zero_grad is missing, or is called on another optimiser",
+    about=first_batches(2))
 
 # %% ../notebooks/26_silent_bugs.ipynb #ce30f8d2
-def second_evaluation_gap(setup):
-    model, rows = briefly_trained(setup, 10), setup.validation[:32]
-    if uncounted(setup, rows):
-        return None
+def second_evaluation_gap(setup, rows):
+    model = briefly_trained(setup, 10)
     return abs(setup.evaluate(setup, model, [rows]) - setup.evaluate(setup, model, [rows]))
 
-def rebatched_gap(setup):
-    model, rows = briefly_trained(setup, 10), setup.validation[:32]
-    if uncounted(setup, rows):
-        return None
+def rebatched_gap(setup, rows):
+    model = briefly_trained(setup, 10)
     whole = setup.evaluate(setup, model, [rows])
     return abs(setup.evaluate(setup, model, rows.flip(0).split(5)) - whole)
 
-def in_use_gap(setup):
-    model, rows = briefly_trained(setup), setup.validation[:8]
-    if uncounted(setup, rows):
-        return None
+def in_use_gap(setup, rows):
+    model = briefly_trained(setup)
     return abs(setup.evaluate(setup, model, [rows]) - cost_in_use(setup, model, rows))
 
 # %% ../notebooks/26_silent_bugs.ipynb #f8439eb1
 QUESTIONS["twice"] = Question(
     second_evaluation_gap, 1e-6, "nats between two evaluations of the same model",
-    "dropout is on: no model.eval(), or dropout that does not listen to it")
+    "dropout is on: no model.eval(), or dropout that does not listen to it",
+    about=validation_rows(32))
 QUESTIONS["rebatched"] = Question(
     rebatched_gap, 1e-5, "nats between evaluations in batches of 32 and of 5",
-    "batches averaged as if they were equally large; rows that see each other")
+    "batches averaged as if they were equally large; rows that see each other",
+    about=validation_rows(32))
 QUESTIONS["in use"] = Question(
     in_use_gap, 1e-4, "nats between the loss reported and the cost in use",
     "whatever the model has in evaluation and will not have in use: the target, the "
-    "future, other rows, padding; or dropout")
+    "future, other rows, padding; or dropout", about=validation_rows(8))
 
 # %% ../notebooks/26_silent_bugs.ipynb #ef0f8572
 def disturb(seed):
@@ -664,17 +655,6 @@ class Finding:
         wrong = self.measured is not None and not self.measured <= self.question.bound
         return bool(self.error or wrong)  # what is not a number is an alarm, too
 
-# %% ../notebooks/26_silent_bugs.ipynb #9b948a2f
-@contextlib.contextmanager
-def randomness_kept():
-    """Put the global random generators back as they were, those of a GPU included."""
-    kept = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(kept[0]), np.random.set_state(kept[1])
-
 # %% ../notebooks/26_silent_bugs.ipynb #221856c1
 def examine(setup, questions=QUESTIONS):
     """Ask all questions of a `Setup`: a dict, name to `Finding`.
@@ -691,7 +671,7 @@ def examine(setup, questions=QUESTIONS):
     for name, question in questions.items():
         with randomness_kept():
             try:
-                findings[name] = Finding(question, question.measure(setup))
+                findings[name] = Finding(question, question.ask(setup))
             except Exception as error:
                 findings[name] = Finding(question, None, f"{type(error).__name__}: {error}")
     return findings

@@ -325,6 +325,18 @@ def test_what_is_an_alarm(measured, error, alarm):
     assert Finding(Question(None, 1.0, "", ""), measured, error).alarm == alarm
 
 
+def test_a_question_is_not_asked_about_rows_in_which_nothing_is_to_be_predicted():
+    setup, asked = practice_setup(), []
+
+    def measure(setup, *rows):
+        asked.append(rows)
+        return 1.0
+    rows, empty = setup.train[:2], torch.zeros(2, 13, dtype=torch.int64)
+    assert Question(measure, 1, "", "", about=lambda setup: [rows, empty]).ask(setup) is None and not asked
+    assert Question(measure, 1, "", "", about=lambda setup: [rows, rows]).ask(setup) == 1 and len(asked.pop()) == 2
+    assert Question(measure, 1, "", "").ask(setup) == 1 and asked == [()]
+
+
 def test_a_question_that_raises_is_a_finding_and_the_others_are_still_asked():
     def broken(setup):
         raise RuntimeError("the shapes do not fit")

@@ -1,5 +1,6 @@
 """The first networks, and what every later one uses: windows, the loss, the score, one step at a time. Held against plain loops."""
 import math
+import random
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from practitioner.network import Bigram, NeuralNGram, next_token_loss, StepByStep, surprise_of, Windows
+from practitioner.network import Bigram, evaluating, NeuralNGram, next_token_loss, randomness_kept, StepByStep, surprise_of, Windows
 from practitioner.prediction import generate
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
@@ -210,6 +211,33 @@ def test_scoring_is_without_dropout_and_leaves_the_mode_as_it_was(training):
     with pytest.raises(IndexError):
         surprise_of(model, np.array([3, 99]))
     assert model.training == training
+
+
+def test_judging_puts_each_part_back_into_its_mode():
+    """... also where it ends with an error, and the same for one step at a time."""
+    model = network(dropout=0.5)
+    model.dropout.eval()
+    modes = [part.training for part in model.modules()]
+    assert set(modes) == {True, False}
+    surprise_of(model, np.arange(9)), StepByStep(model).distribution((1, 2))
+    assert [part.training for part in model.modules()] == modes
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        assert not any(part.training for part in model.modules()) and not torch.is_grad_enabled()
+        1 / 0
+    assert [part.training for part in model.modules()] == modes and torch.is_grad_enabled()
+
+
+def test_randomness_is_kept():
+    """That of Python, of NumPy and of PyTorch, also where an error ends it."""
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    with randomness_kept():
+        expected = drawn()
+    with pytest.raises(ZeroDivisionError), randomness_kept():
+        drawn()
+        1 / 0
+    assert drawn() == expected
 
 
 @pytest.mark.parametrize("options, named", [(dict(length=2), "length 2: not 3"), (dict(context=0), "not 0"), (dict(context=9, length=8), "length 8: not 9")])
