@@ -24,6 +24,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = "becoming-a-machine-learning-practitioner.pdf"
 NO_BROWSER = """no Chromium, Chrome or Edge was found. Install one: chromium from your system's packages,
 Chrome from https://www.google.com/chrome/, or `python -m playwright install chromium` in the environment of this script"""
+WIDTH = 642  # of the text on A4 in tools/pdf.css, 170 mm, in the pixels of style sheets
+PATIENCE = 600  # seconds: hundreds of pages and pictures load slowly on a busy machine
 OLDEST = 131  # the first version that prints running heads and page numbers from style sheets
 
 
@@ -184,16 +186,18 @@ def open_browser(playwright):
 
 def print_page(browser, site, text, file):
     """Print the HTML `text` to `file`; whatever the page complains of is an error."""
-    with serve(site) as address, contextlib.closing(browser.new_page()) as tab:
+    with serve(site) as address, contextlib.closing(browser.new_page(viewport={"width": WIDTH, "height": 1000})) as tab:
         complaints = []
         tab.route(f"{address}book.html", lambda route: route.fulfill(body=text, content_type="text/html; charset=utf-8"))
         tab.on("console", lambda message: complaints.append(f"{message.text} {message.location['url']}") if message.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.emulate_media(media="print", color_scheme="light")
-        tab.goto(f"{address}book.html", wait_until="load")
+        tab.goto(f"{address}book.html", wait_until="load", timeout=PATIENCE * 1000)
         tab.evaluate("async () => { await MathJax.startup.promise; await document.fonts.ready; }")
         complaints += tab.evaluate("""() => [...[...document.images].filter(image => !image.naturalWidth).map(image => `no picture ${image.src}`),
             ...[...document.querySelectorAll('mjx-merror')].map(error => `bad mathematics ${error.textContent}`),
+            ...[...document.querySelectorAll('mjx-math, table, figure img')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+                .map(e => `wider than the paper, in ${e.closest('.chapter')?.id}: ${(e.closest('mjx-container') ?? e).textContent.trim().slice(0, 60) || e.src}`),
             ...[...document.querySelectorAll('a[href^="#"]')].filter(a => !document.getElementById(decodeURIComponent(a.hash.slice(1)))).map(a => `no goal ${a.hash}`)]""")
         if complaints:
             raise SystemExit("the book does not print:\n" + "\n".join(sorted(set(complaints))))
