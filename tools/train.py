@@ -30,10 +30,10 @@ USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3,
 MEGABYTE = 1_000_000
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
-    "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), rate=6e-3, steps=4000),
+    "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
     "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1800),
     "tokens": USUAL | dict(steps=500),
-} | {f"time-{steps}": USUAL | dict(model=LARGE, rate=6e-3, steps=steps) for steps in (100, 300, 900)} | {
+} | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300, 900)} | {
     f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=400)
     for size, dropout in ((100_000, 0.5), (300_000, 0.5), (MEGABYTE, 0.3), (3 * MEGABYTE, 0.1))
 } | {f"without-{seed}": USUAL | dict(bytes=MEGABYTE // 2, steps=300, seed=seed) for seed in (1, 2, 3)}
