@@ -23,7 +23,7 @@ from practitioner.network import surprise_of  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.steps import linear  # noqa: E402
 
-KEPT = ROOT / "data" / "lstm"
+RECORDED, KEPT, SAVE_EVERY = ROOT / "runs", ROOT / "data" / "lstm", 200
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
@@ -34,9 +34,9 @@ RUNS = {
     "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),
     "tokens": USUAL | dict(steps=500),
 } | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300, 900)} | {
-    f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=400)
+    f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=300)
     for size, dropout in ((100_000, 0.5), (300_000, 0.5), (MEGABYTE, 0.3), (3 * MEGABYTE, 0.1))
-} | {f"without-{seed}": USUAL | dict(bytes=MEGABYTE // 2, steps=200, seed=seed) for seed in (1, 2, 3)}
+} | {f"without-{seed}": USUAL | dict(bytes=MEGABYTE // 2, steps=150, seed=seed) for seed in (1, 2, 3)}
 REMEDIES = {"dropout": dict(model=SMALL | dict(dropout=0.3)), "untied": dict(model=SMALL | dict(tied=False)),
             "average": dict(average=True), "weight-dropout": dict(model=SMALL | dict(weight_dropout=0.3))}
 RUNS |= {f"{name}-{seed}": RUNS[f"without-{seed}"] | change for name, change in REMEDIES.items() for seed in (1, 2, 3)}
@@ -79,15 +79,16 @@ def carry_out(name):
     batches = Streams(own, settings["length"], settings["lanes"], settings["seed"])
     optimizer = torch.optim.AdamW(carried.parameters(), lr=settings["rate"], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     averaged = None
-    if settings["average"]:  # of the second half of the run
-        averaged = torch.optim.swa_utils.AveragedModel(model)
-        done = iter(range(settings["steps"]))
+    if settings["average"]:  # of the second half of the run; not kept over a stop
+        averaged, done = torch.optim.swa_utils.AveragedModel(model), iter(range(settings["steps"]))
         optimizer.register_step_post_hook(lambda *_: next(done) < settings["steps"] // 2 or averaged.update_parameters(model))
+        if (RECORDED / name).exists():
+            raise SystemExit(f"an average is not kept over a stop: remove {RECORDED / name} to train {name} anew")
     piece = validation[:20_000]
-    run = begin(ROOT / "runs" / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
+    run = begin(RECORDED / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
     history = train(carried, batches, optimizer, settings["steps"], schedule=linear(settings["steps"], settings["warmup"]), clip=settings["clip"],
                     loss=functools.partial(carried_loss, output_loss=output_loss_in_parts), evaluate=lambda carried: dict(validation=bits(carried.model, piece, sizes)),
-                    evaluate_every=max(settings["steps"] // 16, 50), run=run, save_every=200, device="cpu")
+                    evaluate_every=max(settings["steps"] // 16, 50), run=run, save_every=SAVE_EVERY, device="cpu")
     judged = averaged.module if averaged else model
     score = bits(judged, validation, sizes)
     per_byte = len(own) / sizes[own].sum() / math.log(2)
