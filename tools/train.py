@@ -31,7 +31,7 @@ MEGABYTE = 1_000_000
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
-    "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),
+    "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=4800),
     "tokens": USUAL | dict(steps=500),
 } | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300, 900)} | {
     f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=300)
@@ -88,7 +88,7 @@ def carry_out(name):
     run = begin(RECORDED / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
     history = train(carried, batches, optimizer, settings["steps"], schedule=linear(settings["steps"], settings["warmup"]), clip=settings["clip"],
                     loss=functools.partial(carried_loss, output_loss=output_loss_in_parts), evaluate=lambda carried: dict(validation=bits(carried.model, piece, sizes)),
-                    evaluate_every=max(settings["steps"] // 16, 50), run=run, save_every=SAVE_EVERY, device="cpu")
+                    evaluate_every=max(settings["steps"] // 8, 50), run=run, save_every=SAVE_EVERY, device="cpu")
     judged = averaged.module if averaged else model
     score = bits(judged, validation, sizes)
     per_byte = len(own) / sizes[own].sum() / math.log(2)
