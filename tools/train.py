@@ -35,8 +35,8 @@ RUNS = {
     "bytes-large-batches": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),  # the same time, fewer steps
     "tokens": USUAL | dict(steps=500),
 } | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300, 900)} | {
-    f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=150)
-    for size, dropout in ((100_000, 0.5), (300_000, 0.5), (MEGABYTE, 0.3), (3 * MEGABYTE, 0.1))
+    f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=steps)
+    for size, dropout, steps in ((100_000, 0.5, 150), (300_000, 0.5, 150), (MEGABYTE, 0.3, 300), (3 * MEGABYTE, 0.1, 500))
 } | {f"without-{seed}": USUAL | dict(bytes=200_000, steps=100, warmup=20, seed=seed) for seed in (1, 2, 3)}
 REMEDIES = {"dropout": dict(model=SMALL | dict(dropout=0.3)), "untied": dict(model=SMALL | dict(tied=False)),
             "average": dict(average=True), "weight-dropout": dict(model=SMALL | dict(weight_dropout=0.3))}
