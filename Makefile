@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help book pdf test kills lab execute refresh export bench adopt chapter clean pins
+.PHONY: help book pdf test kills lab execute refresh export bench train adopt chapter clean pins
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 JOBS   ?= 2
@@ -57,6 +57,9 @@ export: .venv/done  ## write practitioner/ from the notebooks
 
 bench: .venv/done  ## measure speeds, alone on the machine
 	@$(TEST)/python tools/bench.py
+
+train: .venv/done  ## train what the book keeps in data/: the LSTM, or RUN=…; goes on after a stop
+	@$(TEST)/python tools/train.py $(RUN)
 
 adopt:  ## make a fork your own: REPO=owner/name
 	@$(PYTHON) tools/adopt.py $(REPO) $(if $(ORIGINAL),--original)

@@ -55,7 +55,7 @@ def run_tests(folder, *arguments):
 
 # Not run in the clone: this file, test_fork.py and a test of the workflows, which make clones; the browser; and what neither a name nor the contents can change,
 # that is the modules that the notebooks write, nbval itself, and the results that it measures.
-SUITE = ["tests", *(f"--ignore=tests/test_{name}.py" for name in ("course", "fork", "corpus", "information", "prediction", "guessing", "compression", "gradients", "network", "initialisation", "steps", "experiments", "diagnostics", "pdf", "strict", "results")),
+SUITE = ["tests", *(f"--ignore=tests/test_{name}.py" for name in ("course", "fork", "corpus", "information", "prediction", "guessing", "compression", "gradients", "network", "initialisation", "steps", "experiments", "diagnostics", "recurrence", "lstm", "inside_lstm", "train", "pdf", "strict", "results")),
          "-k", "not (quiet_and_fits or axe or keyboard or typeset or search_finds or torn or commits_it_once)"]
 
 

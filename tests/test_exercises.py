@@ -25,6 +25,7 @@ from practitioner.book import judge
 from practitioner.gradients import Value
 from practitioner.diagnostics import first_batch, logits_of, other_tokens, practice_setup, shuffled_rows, without_dropout
 from practitioner.information import entropy
+from practitioner.recurrence import output_loss
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KINDS = ("exercise", "check", "solution")
@@ -1557,7 +1558,98 @@ def groups_both_decay(model, weight_decay):
     return [group | {"weight_decay": weight_decay} for group in groups_right(model, weight_decay)]
 
 
+# 32_lstm: forget_bias
+
+def bias_wanted(k):
+    return -math.log(2 ** (1 / k) - 1)
+
+
+def bias_sign(k):
+    return -bias_wanted(k)
+
+
+def bias_the_gate(k):
+    return 0.5 ** (1 / k)
+
+
+def bias_logarithm_of_the_gate(k):
+    return math.log(0.5 ** (1 / k))
+
+
+def bias_of_half_life_by_rate(k):
+    """As if the gate were 1 − 1/k."""
+    return math.log(max(k - 1, 1e-9))
+
+
+def bias_one_step_too_many(k):
+    return bias_wanted(k + 1)
+
+
+def bias_of_e(k):
+    """1/e is left, not one half."""
+    gate = math.exp(-1 / k)
+    return math.log(gate / (1 - gate))
+
+
+# 32_lstm: gru_step
+
+def gru_variation(order="rzm", reset_first=False, update_swapped=False, reset_spares_bias=False, no_state_bias=False):
+    def gru(x, h, W, U, b, d):
+        a, s = x @ W.T + b, h @ U.T + (0 if no_state_bias else d)
+        n = h.shape[1]
+        places = {letter: slice(place * n, (place + 1) * n) for place, letter in enumerate(order)}
+        r, z = (torch.sigmoid(a[:, places[letter]] + s[:, places[letter]]) for letter in "rz")
+        rows = places["m"]
+        if reset_first:
+            inner = (r * h) @ U[rows].T + d[rows]
+        elif reset_spares_bias:
+            inner = r * (h @ U[rows].T) + d[rows]
+        else:
+            inner = r * s[:, rows]
+        m = torch.tanh(a[:, rows] + inner)
+        return z * m + (1 - z) * h if update_swapped else (1 - z) * m + z * h
+    return gru
+
+
+gru_reset_before_the_matrix = gru_variation(reset_first=True)
+gru_update_swapped = gru_variation(update_swapped=True)
+gru_gates_swapped = gru_variation(order="zrm")
+gru_reset_spares_the_bias = gru_variation(reset_spares_bias=True)
+gru_without_the_state_s_bias = gru_variation(no_state_bias=True)
+
+
+# 32_lstm: peephole_step
+
+def peephole_variation(output_sees="new", candidate_sees=False, order=(0, 1, 2), input_sees="old"):
+    def peephole(x, h, c, W, U, b, p):
+        i, f, g, o = (x @ W.T + h @ U.T + b).chunk(4, dim=1)
+        p_i, p_f, p_o = (p[place] for place in order)
+        f = torch.sigmoid(f + p_f * c)
+        g = torch.tanh(g + p_i * c if candidate_sees else g)
+        i = torch.sigmoid(i + p_i * (torch.tanh(c) if input_sees == "tanh" else c))
+        new = f * c + i * g
+        o = torch.sigmoid(o + p_o * {"new": new, "old": c, "h": h, "none": 0 * c}[output_sees])
+        return o * torch.tanh(new), new
+    return peephole
+
+
+peephole_output_sees_the_old_cell = peephole_variation(output_sees="old")
+peephole_output_sees_the_hidden_state = peephole_variation(output_sees="h")
+peephole_output_sees_nothing = peephole_variation(output_sees="none")
+peephole_candidate_sees_too = peephole_variation(candidate_sees=True)
+peephole_rows_in_another_order = peephole_variation(order=(1, 0, 2))
+peephole_through_tanh = peephole_variation(input_sees="tanh")
+
+
+def peephole_returned_the_other_way(x, h, c, W, U, b, p):
+    return peephole_variation()(x, h, c, W, U, b, p)[::-1]
+
+
 WRONG = {
+    "32_lstm: forget_bias": [bias_sign, bias_the_gate, bias_logarithm_of_the_gate, bias_of_half_life_by_rate, bias_one_step_too_many, bias_of_e],
+    "32_lstm: gru_step": [gru_reset_before_the_matrix, gru_update_swapped, gru_gates_swapped, gru_reset_spares_the_bias, gru_without_the_state_s_bias],
+    "32_lstm: peephole_step": [peephole_output_sees_the_old_cell, peephole_output_sees_the_hidden_state, peephole_output_sees_nothing,
+                               peephole_candidate_sees_too, peephole_rows_in_another_order, peephole_through_tanh, peephole_returned_the_other_way],
     "10_corpus: turns_by_role": [turns_roles_left_on, turns_swapped, turns_cut_at_every_colon, turns_last_part_after_a_colon, turns_role_found_anywhere,
                                  turns_role_removed_everywhere, turns_lstrip, turns_empty_lines_kept, turns_in_pairs],
     "10_corpus: strangers": [strangers_first_speaker_only, strangers_second_speaker_only, strangers_both_must_be_known, strangers_by_pair,
@@ -1637,6 +1729,375 @@ WRONG = {
     "24_steps: decay_groups": [groups_all_decay, groups_embeddings_decay, groups_embeddings_forgotten, groups_swapped, groups_all_by_name,
                                groups_without_the_last_layer, groups_both_decay, groups_children_only, groups_first_is_the_embedding,
                                groups_linear_only, groups_with_some_twice],
+}
+
+
+# 31_recurrence
+
+def recurrent_loss(carried, batch, start=lambda state, fresh: state.masked_fill(fresh[None, :, None], 0.0), end=lambda after, before: after.detach()):
+    """The right loss, but for the state from which it begins, or for the one that it stores."""
+    rows, fresh = batch
+    before = start(carried.state, fresh)
+    x, after = carried.model.features(rows[:, :-1], before)
+    carried.state = end(after, before)
+    return output_loss(x, carried.model.output, rows[:, 1:])
+
+
+def mended_loss_as_found(carried, batch):
+    rows, fresh = batch
+    x, state = carried.model.features(rows, carried.state.masked_fill(fresh[None, :, None], 0.0))
+    carried.state = state.detach()
+    return output_loss(x[:, :-1], carried.model.output, rows[:, 1:])
+
+
+def mended_loss_never_fresh(carried, batch):
+    return recurrent_loss(carried, batch, start=lambda state, fresh: state)
+
+
+def mended_loss_always_fresh(carried, batch):
+    return recurrent_loss(carried, batch, start=lambda state, fresh: torch.zeros_like(state))
+
+
+def mended_loss_fresh_the_other_way_round(carried, batch):
+    return recurrent_loss(carried, batch, start=lambda state, fresh: state.masked_fill(~fresh[None, :, None], 0.0))
+
+
+def mended_loss_all_fresh_if_one_is(carried, batch):
+    return recurrent_loss(carried, batch, start=lambda state, fresh: torch.zeros_like(state) if fresh.any() else state)
+
+
+def mended_loss_fresh_if_all_are(carried, batch):
+    return recurrent_loss(carried, batch, start=lambda state, fresh: torch.zeros_like(state) if fresh.all() else state)
+
+
+def mended_loss_not_detached(carried, batch):
+    return recurrent_loss(carried, batch, end=lambda after, before: after)
+
+
+def mended_loss_state_not_stored(carried, batch):
+    return recurrent_loss(carried, batch, end=lambda after, before: before)
+
+
+def mended_loss_state_of_the_next_row(carried, batch):
+    return recurrent_loss(carried, batch, end=lambda after, before: after.detach().roll(1, dims=1))
+
+
+def mended_loss_predicts_what_it_reads(carried, batch):
+    rows, fresh = batch
+    x, state = carried.model.features(rows[:, :-1], carried.state.masked_fill(fresh[None, :, None], 0.0))
+    carried.state = state.detach()
+    return output_loss(x, carried.model.output, rows[:, :-1])
+
+
+def mended_loss_last_target_dropped(carried, batch):
+    rows, fresh = batch
+    x, state = carried.model.features(rows[:, :-1], carried.state.masked_fill(fresh[None, :, None], 0.0))
+    carried.state = state.detach()
+    return output_loss(x[:, :-1], carried.model.output, rows[:, 1:-1])
+
+
+def mended_loss_last_input_unread(carried, batch):
+    rows, fresh = batch
+    x, state = carried.model.features(rows[:, :-2], carried.state.masked_fill(fresh[None, :, None], 0.0))
+    carried.state = state.detach()
+    return output_loss(x, carried.model.output, rows[:, 1:-1])
+
+
+def mended_loss_features_detached(carried, batch):
+    return recurrent_loss(carried, batch).detach()
+
+
+def mended_loss_sum(carried, batch):
+    return recurrent_loss(carried, batch) * batch[0][:, 1:].numel()
+
+
+def with_radius_by_the_singular_value(U, radius):
+    return U * (radius / np.linalg.norm(U, 2))
+
+
+def with_radius_by_the_norm(U, radius):
+    return U * (radius / np.linalg.norm(U))
+
+
+def with_radius_real_parts(U, radius):
+    with np.errstate(all="ignore"):
+        return U * (radius / np.abs(np.linalg.eigvals(U).real).max())
+
+
+def with_radius_largest_not_absolute(U, radius):
+    with np.errstate(all="ignore"):
+        return U * (radius / np.linalg.eigvals(U).real.max())
+
+
+def with_radius_complex(U, radius):
+    return U * (radius / np.linalg.eigvals(U)[0])
+
+
+def with_radius_in_place(U, radius):
+    U *= radius / np.abs(np.linalg.eigvals(U)).max()
+    return U
+
+
+def with_radius_only_shrunk(U, radius):
+    return U * min(1, radius / np.abs(np.linalg.eigvals(U)).max())
+
+
+def with_radius_only_stretched(U, radius):
+    return U * max(1, radius / np.abs(np.linalg.eigvals(U)).max())
+
+
+def with_radius_not_divided(U, radius):
+    return U * radius
+
+
+def with_radius_of_the_smallest(U, radius):
+    return U * (radius / np.abs(np.linalg.eigvals(U)).min())
+
+
+def with_radius_orthogonal(U, radius):
+    return np.linalg.qr(U)[0] * radius
+
+
+def last_states_last_column(h, lengths):
+    return h[:, -1]
+
+
+def last_states_longest_row(h, lengths):
+    return h[:, max(int(lengths.max()) - 1, 0)]
+
+
+def last_states_empty_ones_wrap_around(h, lengths):
+    return h[torch.arange(len(h)), lengths - 1]
+
+
+def last_states_empty_ones_are_the_first(h, lengths):
+    return h[torch.arange(len(h)), (lengths - 1).clamp(min=0)]
+
+
+def last_states_one_too_late(h, lengths):
+    return h[torch.arange(len(h)), lengths.clamp(max=h.shape[1] - 1)] * (lengths > 0)[:, None]
+
+
+def last_states_all_pairs(h, lengths):
+    return h[:, lengths - 1]
+
+
+def last_states_all_zero_if_one_is_empty(h, lengths):
+    return h[torch.arange(len(h)), lengths - 1] * bool((lengths > 0).all())
+
+
+def last_states_detached(h, lengths):
+    return h.detach()[torch.arange(len(h)), lengths - 1] * (lengths > 0)[:, None]
+
+
+def last_states_mean(h, lengths):
+    read = torch.arange(h.shape[1]) < lengths[:, None]
+    return (h * read[..., None]).sum(1) / lengths.clamp(min=1)[:, None]
+
+
+def last_states_in_order_of_length(h, lengths):
+    found = h[torch.arange(len(h)), lengths - 1] * (lengths > 0)[:, None]
+    return found[lengths.argsort(descending=True).flip(0)]
+
+
+WRONG |= {
+    "31_recurrence: mended_loss": [mended_loss_as_found, mended_loss_never_fresh, mended_loss_always_fresh, mended_loss_fresh_the_other_way_round,
+                                   mended_loss_all_fresh_if_one_is, mended_loss_fresh_if_all_are, mended_loss_not_detached, mended_loss_state_not_stored,
+                                   mended_loss_state_of_the_next_row, mended_loss_predicts_what_it_reads, mended_loss_last_target_dropped,
+                                   mended_loss_last_input_unread, mended_loss_features_detached, mended_loss_sum],
+    "31_recurrence: with_radius": [with_radius_by_the_singular_value, with_radius_by_the_norm, with_radius_real_parts, with_radius_largest_not_absolute,
+                                   with_radius_complex, with_radius_in_place, with_radius_only_shrunk, with_radius_only_stretched, with_radius_not_divided,
+                                   with_radius_of_the_smallest, with_radius_orthogonal],
+    "31_recurrence: last_states": [last_states_last_column, last_states_longest_row, last_states_empty_ones_wrap_around,
+                                   last_states_empty_ones_are_the_first, last_states_one_too_late, last_states_all_pairs,
+                                   last_states_all_zero_if_one_is_empty, last_states_detached, last_states_mean, last_states_in_order_of_length],
+}
+
+
+# 33_inside_lstm: tokens_until_half
+
+def half_variation(f, below=lambda left: left < 0.5, first=1, combine=lambda left, gate: left * gate, otherwise=np.inf):
+    """The right answer, but for one part."""
+    left = 1.0
+    for k, gate in enumerate(f, start=first):
+        left = combine(left, gate)
+        if below(left):
+            return k
+    return otherwise
+
+
+def half_counted_from_zero(f):
+    return half_variation(f, first=0)
+
+
+def half_not_above(f):
+    return half_variation(f, below=lambda left: left <= 0.5)
+
+
+def half_at_the_end_if_never(f):
+    return half_variation(f, otherwise=len(f))
+
+
+def half_none_if_never(f):
+    return half_variation(f, otherwise=None)
+
+
+def half_gates_subtracted(f):
+    return half_variation(f, combine=lambda left, gate: left - (1 - gate))
+
+
+def half_of_a_single_gate(f):
+    return half_variation(f, combine=lambda left, gate: gate)
+
+
+def half_from_the_mean_gate(f):
+    return math.floor(math.log(0.5) / math.log(statistics.mean(f))) + 1 if f and statistics.mean(f) < 1 else np.inf
+
+
+def half_from_the_mean_logarithm(f):
+    mean = sum(math.log(gate) for gate in f) / len(f) if f else 0
+    return math.floor(math.log(0.5) / mean) + 1 if mean < 0 else np.inf
+
+
+# 33_inside_lstm: holm
+
+def holm_variation(p, factors=lambda m: np.arange(m, 0, -1), rising=True, capped=True, given=True):
+    """The right answer, but for one part."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    corrected = p[order] * factors(len(p))
+    corrected = np.maximum.accumulate(corrected) if rising else corrected
+    corrected = np.minimum(corrected, 1) if capped else corrected
+    return corrected[np.argsort(order)] if given else corrected
+
+
+def holm_bonferroni(p):
+    return holm_variation(p, factors=lambda m: m)
+
+
+def holm_factors_rising(p):
+    return holm_variation(p, factors=lambda m: np.arange(1, m + 1))
+
+
+def holm_false_discovery(p):
+    return holm_variation(p, factors=lambda m: m / np.arange(1, m + 1))
+
+
+def holm_one_factor_less(p):
+    return holm_variation(p, factors=lambda m: np.maximum(np.arange(m - 1, -1, -1), 1))
+
+
+def holm_may_fall(p):
+    return holm_variation(p, rising=False)
+
+
+def holm_above_one(p):
+    return holm_variation(p, capped=False)
+
+
+def holm_sorted(p):
+    return holm_variation(p, given=False)
+
+
+def holm_sorts_what_it_is_given(p):
+    if isinstance(p, np.ndarray):
+        answer = holm_variation(p)
+        p.sort()
+        return answer
+    return holm_variation(p)
+
+
+def holm_put_back_by_the_order(p):
+    """The usual slip: `corrected[order]` is not the way back, though with two values it is."""
+    order = np.argsort(p)
+    return holm_variation(p, given=False)[order]
+
+
+def holm_uncorrected(p):
+    return np.asarray(p, float)
+
+
+# 33_inside_lstm: inside_brackets
+
+def brackets_variation(pieces, state=lambda depth: float(depth > 0), counted=lambda piece: not set(piece) & set("()"), fits=lambda depths: min(depths) >= 0,
+                       closed=True, none=True):
+    """The right answer, but for one part. `depths` are those after each character."""
+    depths = [0]
+    values = []
+    for piece in pieces:
+        for letter in piece:
+            depths.append(depths[-1] + (letter == "(") - (letter == ")"))
+        values.append(state(depths[-1]) if counted(piece) else np.nan)
+    brackets = bool(set("".join(pieces)) & set("()"))
+    good = (brackets or not none) and fits(depths) and (depths[-1] == 0 or not closed)
+    return np.array(values) if good else np.full(len(pieces), np.nan)
+
+
+def brackets_by_parity(pieces):
+    """As for quotation marks: every bracket, of either kind, switches."""
+    marks = np.array([piece.count("(") + piece.count(")") for piece in pieces])
+    if marks.sum() == 0 or marks.sum() % 2:
+        return np.full(len(pieces), np.nan)
+    return np.where(marks > 0, np.nan, np.cumsum(marks) % 2)
+
+
+def brackets_depth(pieces):
+    return brackets_variation(pieces, state=float)
+
+
+def brackets_only_the_outermost(pieces):
+    return brackets_variation(pieces, state=lambda depth: float(depth == 1))
+
+
+def brackets_marks_counted(pieces):
+    return brackets_variation(pieces, counted=lambda piece: True)
+
+
+def brackets_opening_ones_not_counted(pieces):
+    return brackets_variation(pieces, counted=lambda piece: "(" not in piece)
+
+
+def brackets_wrong_order_let_through(pieces):
+    return brackets_variation(pieces, fits=lambda depths: True)
+
+
+def brackets_left_open_let_through(pieces):
+    return brackets_variation(pieces, closed=False)
+
+
+def brackets_zeros_without_any(pieces):
+    return brackets_variation(pieces, none=False)
+
+
+def brackets_one_in_a_token(pieces):
+    """Only whether there is one in a token, not how many."""
+    return brackets_variation([piece.replace("((", "(") for piece in pieces])
+
+
+def brackets_counted_by_token(pieces):
+    """The depth is looked at after each token only."""
+    depths = np.cumsum([piece.count("(") - piece.count(")") for piece in pieces])
+    marked = np.array([bool(set(piece) & set("()")) for piece in pieces])
+    if not marked.any() or depths.min() < 0 or depths[-1] != 0:
+        return np.full(len(pieces), np.nan)
+    return np.where(marked, np.nan, depths > 0)
+
+
+def brackets_shifted(pieces):
+    """The state before each token, not after it."""
+    found = brackets_variation(pieces, counted=lambda piece: True)
+    before = np.append(0, found[:-1])
+    return np.where([bool(set(piece) & set("()")) for piece in pieces], np.nan, before)
+
+
+WRONG |= {
+    "33_inside_lstm: tokens_until_half": [half_counted_from_zero, half_not_above, half_at_the_end_if_never, half_none_if_never, half_gates_subtracted,
+                                          half_of_a_single_gate, half_from_the_mean_gate, half_from_the_mean_logarithm],
+    "33_inside_lstm: holm": [holm_bonferroni, holm_factors_rising, holm_false_discovery, holm_one_factor_less, holm_may_fall, holm_above_one, holm_sorted,
+                             holm_sorts_what_it_is_given, holm_put_back_by_the_order, holm_uncorrected],
+    "33_inside_lstm: inside_brackets": [brackets_by_parity, brackets_depth, brackets_only_the_outermost, brackets_marks_counted,
+                                        brackets_opening_ones_not_counted, brackets_wrong_order_let_through, brackets_left_open_let_through,
+                                        brackets_zeros_without_any, brackets_one_in_a_token, brackets_counted_by_token, brackets_shifted],
 }
 
 

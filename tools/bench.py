@@ -178,13 +178,50 @@ def loop():
             "training loop, forward, backward and step": (1000 * statistics.median(bare) / steps, "ms")}
 
 
+def lstm():
+    """A layer of LSTM in its four forms and as nn.LSTM: 32 rows of 64 places, forward and backward. And a step of the runs that `make train` makes."""
+    import functools
+
+    import numpy as np
+    import torch
+    from practitioner import lstm as forms
+    from practitioner.experiments import train as fit
+    from practitioner.recurrence import Carried, carried_loss, output_loss, Streams
+    from train import LARGE, SMALL, USUAL
+    B, T, found, layers = 32, 64, {}, {"eight products": forms.by_gates, "one product": forms.one_product, "inputs first": forms.inputs_first, "by hand": forms.by_hand}
+    for n in 256, 512:
+        torch.manual_seed(0)
+        library = torch.nn.LSTM(n, n)
+        weights = library.weight_ih_l0, library.weight_hh_l0, (library.bias_ih_l0 + library.bias_hh_l0).detach().requires_grad_()
+        x, h = torch.randn(T, B, n, requires_grad=True), torch.zeros(B, n)
+        ways = {name: lambda layer=layer: layer(x, h, h, *weights)[0].sum().backward() for name, layer in layers.items()}
+        ways["nn.LSTM"] = lambda: library(x)[0].sum().backward()
+        times = {name: [] for name in ways}
+        for _ in range(12):  # in turn, so that a machine that slows down slows all
+            for name, way in ways.items():
+                times[name].append(best(way, 1))
+        found |= {f"LSTM {n}, {name}": (1000 * min(each), "ms") for name, each in times.items()}
+    tokens = np.random.default_rng(0).integers(0, 4096, 100_000)
+
+    def step(sizes, vocabulary, loss, rows=B):
+        torch.manual_seed(0)
+        carried = Carried(forms.LSTMLM(vocabulary, **sizes), rows)
+        optimizer = torch.optim.AdamW(carried.parameters(), lr=USUAL["rate"], fused=True)
+        history = fit(carried, Streams(tokens % vocabulary, T, rows), optimizer, 12, loss=functools.partial(carried_loss, output_loss=loss), clip=1.0, device="cpu", progress=False)
+        return 1000 * min(np.diff([record["seconds"] for record in history])), "ms"
+    parts = forms.output_loss_in_parts
+    return found | {"LSTM, a step of the large model": step(LARGE, 4096, parts), "LSTM, a step of the small model": step(SMALL, 4096, parts),
+                    "LSTM, a step of the small model, all logits at once": step(SMALL, 4096, output_loss),
+                    "LSTM, a step of the byte model": step(dict(n_embd=64, n_hidden=256), 256, parts, 16)}
+
+
 def bound(name):
     """What is promised of the measurement called `name`; infinity where nothing is."""
     return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
