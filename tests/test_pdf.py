@@ -1,5 +1,6 @@
 """The book on paper: whole, in order, with page numbers that hold, and nothing cut or torn; and single pages as a browser prints them."""
 import collections
+import functools
 import itertools
 import os
 import pathlib
@@ -47,8 +48,22 @@ def reader(file):
 
 
 @pytest.fixture(scope="module")
-def texts(reader):
-    return [page.extract_text() for page in reader.pages]
+def read(reader):
+    """Of each page its text, and where every piece of it in the code's letters ends: (points from the left, the piece)."""
+    def read_page(page):
+        ends = []
+
+        def visit(text, outer, inner, font, size):
+            if "Mono" in (font or {}).get("/BaseFont", "") and text.strip():
+                left = inner[4] * outer[0] + inner[5] * outer[2] + outer[4]
+                ends.append((left + len(text.strip("\n")) * 0.602 * size * abs(outer[0] * inner[0]), text))
+        return page.extract_text(visitor_text=visit), ends
+    return [read_page(page) for page in reader.pages]
+
+
+@pytest.fixture(scope="module")
+def texts(read):
+    return [text for text, _ in read]
 
 
 def outline(reader):
@@ -67,6 +82,7 @@ def squeeze(text):
     return re.sub(r"\s", "", text)
 
 
+@functools.lru_cache(maxsize=None)
 def headings(site, page):
     article = parse(site / f"{page}.html").find("article")
     for link in article.select("a.headerlink"):
@@ -179,20 +195,14 @@ def code(site):
     return [cell.get_text().strip("\n").splitlines() for page in PAGES for cell in parse(site / f"{page}.html").select("div.cell_input pre")]
 
 
-def test_no_line_of_code_is_broken_or_cut(site, reader, texts):
+def test_no_line_of_code_is_broken_or_cut(site, read, texts):
     """Lines of up to 92 columns stand whole on one line, and everything in the code's letters ends left of the margin."""
     lines = collections.Counter(squeeze(line) for text in texts for line in text.splitlines())
     wanted = [line for cell in code(site) for line in cell if line.strip() and len(line) <= 92]
     assert max(map(len, wanted)) > 88
     missing = [line for line in wanted if not lines[squeeze(line)]]
     assert not missing, missing[:5]
-    ends = []
-    for page in reader.pages:
-        def visit(text, outer, inner, font, size):
-            if "Mono" in (font or {}).get("/BaseFont", "") and text.strip():
-                left = inner[4] * outer[0] + inner[5] * outer[2] + outer[4]
-                ends.append((left + len(text.strip("\n")) * 0.602 * size * abs(outer[0] * inner[0]), text))
-        page.extract_text(visitor_text=visit)
+    ends = [end for _, some in read for end in some]
     assert len(ends) > 1000 and 180 * MM < max(ends)[0] <= RIGHT * MM, max(ends)
 
 
