@@ -10,30 +10,22 @@ import practitioner_book
 import pytest
 import yaml
 from browser import serve, weigh
-from test_site import NOTEBOOKS, PAGES, ROOT, browser, build, copy_sources, needs, parse, parse_meta, visit  # noqa: F401
+from test_site import BOUND, browser, build, commit_sources, FRONT_BOUND, git, needs, NOTEBOOKS, PAGES, parse, parse_meta, ROOT, visit  # noqa: F401
 
-BOUND, FRONT_BOUND = 3_000_000, 1_000_000
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
 
-def git(folder, *arguments, day="2031-05-06"):
-    """Run git in `folder`, on a day of one's choice."""
-    when = {f"GIT_{who}_DATE": f"{day}T12:00:00+0000" for who in ("AUTHOR", "COMMITTER")}
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    subprocess.run(["git", *who, *arguments], cwd=folder, env=os.environ | when, check=True, capture_output=True)
+FORK = {"GITHUB_REPOSITORY": "Student-42/my-course", "GITHUB_REF_NAME": "autumn"}
 
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory):
-    """The pages of a fork, Student-42/my-course, in which one page was changed later than the others."""
-    folder = copy_sources(tmp_path_factory.mktemp("fork"))
-    git(folder, "init", "--quiet", ".")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "-m", "all", day="2030-01-02")
+    """The pages of a fork, Student-42/my-course, of its branch `autumn`, in which one page was changed later than the others."""
+    folder = commit_sources(tmp_path_factory.mktemp("fork"))
     page = folder / "book" / "errata.md"
     page.write_text(page.read_text(encoding="utf-8") + "\nOne more line.\n", encoding="utf-8")
     git(folder, "commit", "--quiet", "-a", "-m", "one page")
-    done = build(folder, GITHUB_REPOSITORY="Student-42/my-course")
+    done = build(folder, **FORK)
     assert done.returncode == 0, done.stdout[-4000:]
     return folder / "_build" / "html"
 
@@ -121,6 +113,16 @@ def test_the_list_for_search_engines_is_of_the_pages_and_nothing_else(fork):
     assert sorted(found) == sorted(PAGES)
 
 
+@needs("notebooks/11_surprise")
+def test_in_a_fork_every_button_leads_to_the_fork(fork):
+    page = (fork / "notebooks" / "11_surprise.html").read_text(encoding="utf-8")
+    assert "https://mybinder.org/v2/gh/Student-42/my-course/autumn?urlpath=lab/tree/notebooks/11_surprise.ipynb" in page
+    assert "https://colab.research.google.com/github/Student-42/my-course/blob/autumn/notebooks/11_surprise.ipynb" in page
+    assert 'rel="canonical" href="https://student-42.github.io/my-course/notebooks/11_surprise.html"' in page
+    assert "YOUR_ACCOUNT" not in str(parse(fork / "notebooks" / "11_surprise.html").find(class_="article-header-buttons"))
+    assert 'href="/my-course/book/index.html"' in (fork / "404.html").read_text(encoding="utf-8")
+
+
 # Words
 
 # Terms with one meaning only. `code`, `run`, `bit`, `turn` and the like are words of every day too.
@@ -158,22 +160,6 @@ def test_a_term_without_a_link_is_noticed(fork):
     assert unlinked(article) == ["entropy"]
 
 
-@needs("notebooks/10_corpus")
-def test_plain_links_lead_to_terms_and_figures_and_wrong_ones_fail_the_build(tmp_path):
-    """So a notebook's cell, which has nothing but plain links, can name both."""
-    folder = copy_sources(tmp_path)
-    file = folder / "notebooks" / "90_honest_numbers.ipynb"
-    notebook = json.loads(file.read_text(encoding="utf-8"))
-    links = "[a](../book/glossary.md#term-entropy) [b](10_corpus.ipynb#fig-cleaning) [c](../book/using.md#cite-it) [d](../book/glossary.md#term-entropie)"
-    notebook["cells"].append({"cell_type": "markdown", "id": "links", "metadata": {}, "source": links})
-    file.write_text(json.dumps(notebook), encoding="utf-8")
-    done = build(folder)
-    assert done.returncode != 0 and re.findall(r"WARNING: (.*?) \[myst", done.stdout) == ["local id not found in doc 'book/glossary': 'term-entropie'"]
-    page = parse(folder / "_build" / "html" / "notebooks" / "90_honest_numbers.html")
-    for target in "../book/glossary.html#term-entropy", "10_corpus.html#fig-cleaning", "../book/using.html#cite-it":
-        assert page.select(f"article a[href='{target}']"), target
-
-
 # A symptom as the page on troubles gives it, and the file that says so. Others are said by programs that are not ours.
 SAID = {"Python 3.11 or newer is needed; none was found": "Makefile", "the build left no _build/html/index.html": "Makefile",
         "NO CHROMIUM ON THIS MACHINE": "tools/browser.py", "test_the_package_is_the_export_of_the_notebooks": "tests/test_frame.py",
@@ -188,19 +174,6 @@ def test_what_the_page_on_troubles_quotes_is_what_the_book_says(words, file):
 
 
 # In a browser
-
-@pytest.fixture(scope="module")
-def weights(browser, server):  # noqa: F811
-    """Page to bytes of a first visit."""
-    found = {page: weigh(browser, f"{server}{page}.html") for page in PAGES}
-    print({page: f"{weight:,}" for page, weight in found.items()})
-    return found
-
-
-def test_the_front_page_is_light_and_no_page_is_heavy(weights):
-    assert 100_000 < weights["book/index"] < FRONT_BOUND
-    assert max(weights.values()) < BOUND, max(weights, key=weights.get)
-
 
 def test_everything_that_a_page_loads_is_weighed(browser, tmp_path):  # noqa: F811
     """A picture as it is, a script as a server compresses it, and what a script loads later."""
@@ -232,30 +205,6 @@ def test_a_bound_that_is_broken_is_an_error_of_make_bench(monkeypatch, tmp_path)
     with pytest.raises(SystemExit, match="^front page.* 1.2 MB, where the book promises less than 1$"):
         bench.main()
     assert list(json.loads((tmp_path / "data" / "speeds.json").read_text(encoding="utf-8"))) == [bench.HEAVIEST]
-
-
-FIGURES = """() => {
-  const light = color => { const c = color.match(/[\\d.]+/g).map(Number); return (c[3] ?? 1) < 1 ? 0 : Math.min(...c.slice(0, 3)) };
-  if (light(getComputedStyle(document.body).backgroundColor) > 60) return ['the page is not dark'];
-  return [...document.querySelectorAll('article .cell_output img, article figure img')].map(image => {
-    const style = getComputedStyle(image), faults = [];
-    for (let e = image; e; e = e.parentElement) if (getComputedStyle(e).filter !== 'none') faults.push('filtered');
-    if (light(style.backgroundColor) < 230) faults.push('no light card');
-    if (parseFloat(style.paddingLeft) < 4 || parseFloat(style.paddingTop) < 4) faults.push('no margin');
-    if (parseFloat(style.opacity) < 1) faults.push('pale');
-    return faults.length ? image.alt.slice(0, 40) + ': ' + faults : null }) }"""
-
-
-@pytest.mark.parametrize("page", [page for page in NOTEBOOKS if '"image/png"' in (ROOT / f"{page}.ipynb").read_text(encoding="utf-8")])
-def test_in_the_dark_a_figure_is_a_light_card(browser, server, page):  # noqa: F811
-    tab, _, _ = visit(browser, server, f"{page}.html", scheme="dark")
-    found = tab.evaluate(FIGURES)
-    assert found and not any(found), found
-    for rule, fault in ("filter: invert(1)", "filtered"), ("background: transparent", "no light card"), ("padding: 0", "no margin"), ("opacity: 0.7", "pale"):
-        style = tab.add_style_tag(content=f"html .bd-content article img {{ {rule} !important }}")
-        assert all(fault in each for each in tab.evaluate(FIGURES)), fault
-        style.evaluate("style => style.remove()")
-    tab.context.close()
 
 
 CONTRASTS = """async () => {
@@ -338,3 +287,24 @@ def test_what_is_not_found_says_so_at_any_depth(browser, server, fork):  # noqa:
         tab.goto(address + "gone.html", wait_until="networkidle")
         assert len(failed) > 10
         context.close()
+
+
+# Last, for it builds the fork again: what fails a build
+
+@needs("notebooks/10_corpus", "notebooks/11_surprise")
+def test_wrong_links_and_numbers_that_no_notebook_publishes_fail_the_build(fork):
+    """... and plain links lead to terms and figures, so that a notebook's cell, which has nothing but plain links, can name both."""
+    folder = fork.parents[1]
+    file, index = folder / "notebooks" / "90_honest_numbers.ipynb", folder / "book" / "index.md"
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    links = "[a](../book/glossary.md#term-entropy) [b](10_corpus.ipynb#fig-cleaning) [c](../book/using.md#cite-it) [d](../book/glossary.md#term-entropie)"
+    notebook["cells"].append({"cell_type": "markdown", "id": "links", "metadata": {}, "source": links})
+    file.write_text(json.dumps(notebook), encoding="utf-8")
+    index.write_text(index.read_text(encoding="utf-8") + "\n{glue:text}`../notebooks/11_surprise.ipynb::no_such_number:.2f`\n", encoding="utf-8")
+    done = build(folder, **FORK)
+    assert done.returncode != 0
+    assert sorted(re.findall(r"WARNING: (.*?) \[", done.stdout)) == [
+        "Glue reference 'no_such_number' not found in doc 'notebooks/11_surprise'", "local id not found in doc 'book/glossary': 'term-entropie'"]
+    page = parse(fork / "notebooks" / "90_honest_numbers.html")
+    for target in "../book/glossary.html#term-entropy", "10_corpus.html#fig-cleaning", "../book/using.html#cite-it":
+        assert page.select(f"article a[href='{target}']"), target

@@ -64,16 +64,22 @@ def serve(folder, prefix="/"):
         server.server_close()
 
 
-def weigh(browser, address):
-    """Bytes that reach a reader who opens the page for the first time: all that is loaded, what is text compressed by gzip."""
-    context = browser.new_context()
-    page, responses = context.new_page(), []
-    page.on("response", lambda response: responses.append(response))
-    page.goto(address, wait_until="networkidle")
+def weight_of(responses):
+    """The bytes of what was loaded, what is text compressed by gzip."""
     total = 0
     for response in responses:
         if response.status == 200 and not response.url.startswith("data:"):
             body = response.body()
             total += len(gzip.compress(body, 6) if COMPRESSED.match(response.headers.get("content-type", "")) else body)
+    return total
+
+
+def weigh(browser, address):
+    """Bytes that reach a reader who opens the page for the first time."""
+    context = browser.new_context()
+    page, responses = context.new_page(), []
+    page.on("response", lambda response: responses.append(response))
+    page.goto(address, wait_until="networkidle")
+    total = weight_of(responses)
     context.close()
     return total
