@@ -138,7 +138,7 @@ class BPE:
 
     `merges` are pairs of tokens in the order of learning, `special` names the tokens that
     no text is encoded to. `token_bytes` are the bytes of each token, none for special ones;
-    `special` is name → token, and `ranks` pair → token."""
+    `vocab_size` counts all; `special` is name → token, and `ranks` pair → token."""
 
     def __init__(self, merges, special=()):
         self.merges = [(int(left), int(right)) for left, right in merges]
@@ -169,7 +169,7 @@ class BPE:
         known = np.arange(self.vocab_size)
         if tokens.ndim != 1 or tokens.size and not np.isin(tokens, known).all():
             raise ValueError(f"tokens are numbers below {self.vocab_size}, not {tokens}")
-        return b"".join([self.token_bytes[int(token)] for token in tokens])
+        return b"".join([self.token_bytes[token] for token in tokens.astype(int).tolist()])
 
     def save(self, path):
         """Write merges and the names of special tokens to a file, for `load_bpe`."""
@@ -208,7 +208,7 @@ def show_tokens(bpe, tokens):
                  "border-radius:3px;print-color-adjust:exact;"
                  + "font-weight:bold;" * (token in names))
         entries.append(f'<li style="{style}">{html.escape(pieces[-1])}</li>')
-    around = (f'<ul aria-label="{len(pieces)} tokens" '
+    around = (f'<ul role="list" aria-label="{len(pieces)} tokens" '
               'style="list-style:none;padding:0;margin:0">')
     display({"text/html": around + "".join(entries) + "</ul>",
              "text/plain": "|".join(pieces)}, raw=True)

@@ -2102,163 +2102,6 @@ WRONG |= {
 }
 
 
-# 43_gpt: gpt2_parameters
-
-def gpt2_count(n_layer, n_embd, V=50_257, P=1_024, per_layer=lambda n: 12 * n ** 2 + 13 * n, end=2):
-    return (V + P) * n_embd + n_layer * per_layer(n_embd) + end * n_embd
-
-
-def gpt2_without_the_last_norm(n_layer, n_embd):
-    return gpt2_count(n_layer, n_embd, end=0)
-
-
-def gpt2_last_norm_without_its_shift(n_layer, n_embd):
-    return gpt2_count(n_layer, n_embd, end=1)
-
-
-def gpt2_without_biases(n_layer, n_embd):
-    return gpt2_count(n_layer, n_embd, per_layer=lambda n: 12 * n ** 2 + 4 * n)
-
-
-def gpt2_with_the_tables_of_gpt1(n_layer, n_embd):
-    return gpt2_count(n_layer, n_embd, V=40_478, P=512)
-
-
-def gpt2_untied(n_layer, n_embd):
-    return gpt2_count(n_layer, n_embd, V=2 * 50_257)
-
-
-def gpt2_without_positions(n_layer, n_embd):
-    return gpt2_count(n_layer, n_embd, P=0)
-
-
-def gpt2_width_of_the_smallest(n_layer, n_embd):
-    return gpt2_count(n_layer, 768)
-
-
-# 43_gpt: reading
-
-def reading_variation(end=lambda losses: losses[-max(len(losses) // 10, 1):].mean(), order=("loud", "diverged", "leak", "deaf"), lowest=np.nanmin,
-                      tolerance=0.5, deaf=lambda end, unigram: end > unigram - 0.1):
-    def verdict(losses, V, unigram):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            last = end(losses)
-            holds = dict(loud=losses[0] > math.log(V) + tolerance, diverged=not last <= lowest(losses) + 0.5, leak=last < unigram / 5, deaf=deaf(last, unigram))
-        return next((name for name in order if holds[name]), "healthy")
-    return verdict
-
-
-reading_the_last_step_alone = reading_variation(end=lambda losses: losses[-1])
-reading_of_what_is_a_number = reading_variation(end=lambda losses: np.nanmean(losses[-len(losses) // 10:]))
-reading_leak_before_loud = reading_variation(order=("leak", "diverged", "loud", "deaf"))
-reading_never_loud = reading_variation(order=("diverged", "leak", "deaf"))
-reading_never_diverged = reading_variation(order=("loud", "leak", "deaf"))
-reading_deaf_only_near = reading_variation(deaf=lambda end, unigram: abs(end - unigram) < 0.1)
-reading_the_lowest_as_the_end = reading_variation(end=np.nanmin)
-reading_above_the_first = reading_variation(lowest=lambda losses: losses[0])
-
-
-def reading_base_two(losses, V, unigram):
-    return reading_variation(tolerance=math.log2(V) - math.log(V) + 0.5)(losses, V, unigram)
-
-
-# 43_gpt: conversation_mask
-
-def conversations_right(ends):
-    number = ends.cumsum(0) - ends.long()
-    return (number[:, None] == number[None, :]).tril()
-
-
-def conversations_end_begins_the_next(ends):
-    number = ends.cumsum(0)
-    return (number[:, None] == number[None, :]).tril()
-
-
-def conversations_see_the_future(ends):
-    number = ends.cumsum(0) - ends.long()
-    return number[:, None] == number[None, :]
-
-
-def conversations_look_back_into_all(ends):
-    number = ends.cumsum(0) - ends.long()
-    return (number[:, None] >= number[None, :]).tril()
-
-
-def conversations_not_themselves(ends):
-    return conversations_right(ends).tril(-1)
-
-
-def conversations_turned(ends):
-    return conversations_right(ends).T
-
-
-def conversations_as_numbers(ends):
-    return conversations_right(ends).float()
-
-
-def conversations_one_cut(ends):
-    """As if no row had more than one end."""
-    T, end = len(ends), int(ends.long().argmax())
-    number = torch.arange(T) > end
-    return (number[:, None] == number[None, :]).tril()
-
-
-# 43_gpt: left_by_decay
-
-def decay_of(rate, decay, steps, warmup, shape=None, start=0):
-    from practitioner.steps import cosine
-    schedule = shape or cosine(steps, warmup)
-    return float(np.prod([1 - rate * decay * schedule(step) for step in range(start, steps)]))
-
-
-def decay_at_the_full_rate(rate, decay, steps, warmup):
-    return (1 - rate * decay) ** steps
-
-
-def decay_without_the_rate(rate, decay, steps, warmup):
-    return decay_of(1, decay, steps, warmup)
-
-
-def decay_added_up(rate, decay, steps, warmup):
-    from practitioner.steps import cosine
-    return 1 - rate * decay * sum(cosine(steps, warmup)(step) for step in range(steps))
-
-
-def decay_without_warm_up(rate, decay, steps, warmup):
-    return decay_of(rate, decay, steps, 0)
-
-
-def decay_after_the_warm_up(rate, decay, steps, warmup):
-    return decay_of(rate, decay, steps, warmup, start=warmup)
-
-
-def decay_along_a_line(rate, decay, steps, warmup):
-    from practitioner.steps import linear
-    return decay_of(rate, decay, steps, warmup, linear(steps, warmup))
-
-
-def decay_what_is_taken(rate, decay, steps, warmup):
-    return 1 - decay_of(rate, decay, steps, warmup)
-
-
-def decay_exponential(rate, decay, steps, warmup):
-    from practitioner.steps import cosine
-    return math.exp(-rate * decay * sum(cosine(steps, warmup)(step) for step in range(steps)))
-
-
-WRONG |= {
-    "43_gpt: gpt2_parameters": [gpt2_without_the_last_norm, gpt2_last_norm_without_its_shift, gpt2_without_biases, gpt2_with_the_tables_of_gpt1, gpt2_untied,
-                                gpt2_without_positions, gpt2_width_of_the_smallest],
-    "43_gpt: reading": [reading_the_last_step_alone, reading_of_what_is_a_number, reading_leak_before_loud, reading_never_loud, reading_never_diverged,
-                        reading_deaf_only_near, reading_the_lowest_as_the_end, reading_above_the_first, reading_base_two],
-    "43_gpt: conversation_mask": [conversations_end_begins_the_next, conversations_see_the_future, conversations_look_back_into_all, conversations_not_themselves,
-                                  conversations_turned, conversations_as_numbers, conversations_one_cut],
-    "43_gpt: left_by_decay": [decay_at_the_full_rate, decay_without_the_rate, decay_added_up, decay_without_warm_up, decay_after_the_warm_up,
-                              decay_along_a_line, decay_what_is_taken, decay_exponential],
-}
-
-
 # 41_tokens: mended_joined
 
 def joined_as_found(tokens, pair, new):
@@ -2454,6 +2297,163 @@ WRONG |= {
     "41_tokens: longest_first": [longest_bytes_alone, longest_grown, longest_from_the_right, longest_anywhere, longest_whole_or_bytes,
                                  longest_pieces_not_tokens],
     "41_tokens: ways": [ways_of_two_to_the_gaps, ways_nothing_has_none, ways_of_sets, ways_pieces_inside, ways_at_least_one, ways_of_at_most_two],
+}
+
+
+# 43_gpt: gpt2_parameters
+
+def gpt2_count(n_layer, n_embd, V=50_257, P=1_024, per_layer=lambda n: 12 * n ** 2 + 13 * n, end=2):
+    return (V + P) * n_embd + n_layer * per_layer(n_embd) + end * n_embd
+
+
+def gpt2_without_the_last_norm(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, end=0)
+
+
+def gpt2_last_norm_without_its_shift(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, end=1)
+
+
+def gpt2_without_biases(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, per_layer=lambda n: 12 * n ** 2 + 4 * n)
+
+
+def gpt2_with_the_tables_of_gpt1(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, V=40_478, P=512)
+
+
+def gpt2_untied(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, V=2 * 50_257)
+
+
+def gpt2_without_positions(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, P=0)
+
+
+def gpt2_width_of_the_smallest(n_layer, n_embd):
+    return gpt2_count(n_layer, 768)
+
+
+# 43_gpt: reading
+
+def reading_variation(end=lambda losses: losses[-max(len(losses) // 10, 1):].mean(), order=("loud", "diverged", "leak", "deaf"), lowest=np.nanmin,
+                      tolerance=0.5, deaf=lambda end, unigram: end > unigram - 0.1):
+    def verdict(losses, V, unigram):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            last = end(losses)
+            holds = dict(loud=losses[0] > math.log(V) + tolerance, diverged=not last <= lowest(losses) + 0.5, leak=last < unigram / 5, deaf=deaf(last, unigram))
+        return next((name for name in order if holds[name]), "healthy")
+    return verdict
+
+
+reading_the_last_step_alone = reading_variation(end=lambda losses: losses[-1])
+reading_of_what_is_a_number = reading_variation(end=lambda losses: np.nanmean(losses[-len(losses) // 10:]))
+reading_leak_before_loud = reading_variation(order=("leak", "diverged", "loud", "deaf"))
+reading_never_loud = reading_variation(order=("diverged", "leak", "deaf"))
+reading_never_diverged = reading_variation(order=("loud", "leak", "deaf"))
+reading_deaf_only_near = reading_variation(deaf=lambda end, unigram: abs(end - unigram) < 0.1)
+reading_the_lowest_as_the_end = reading_variation(end=np.nanmin)
+reading_above_the_first = reading_variation(lowest=lambda losses: losses[0])
+
+
+def reading_base_two(losses, V, unigram):
+    return reading_variation(tolerance=math.log2(V) - math.log(V) + 0.5)(losses, V, unigram)
+
+
+# 43_gpt: conversation_mask
+
+def conversations_right(ends):
+    number = ends.cumsum(0) - ends.long()
+    return (number[:, None] == number[None, :]).tril()
+
+
+def conversations_end_begins_the_next(ends):
+    number = ends.cumsum(0)
+    return (number[:, None] == number[None, :]).tril()
+
+
+def conversations_see_the_future(ends):
+    number = ends.cumsum(0) - ends.long()
+    return number[:, None] == number[None, :]
+
+
+def conversations_look_back_into_all(ends):
+    number = ends.cumsum(0) - ends.long()
+    return (number[:, None] >= number[None, :]).tril()
+
+
+def conversations_not_themselves(ends):
+    return conversations_right(ends).tril(-1)
+
+
+def conversations_turned(ends):
+    return conversations_right(ends).T
+
+
+def conversations_as_numbers(ends):
+    return conversations_right(ends).float()
+
+
+def conversations_one_cut(ends):
+    """As if no row had more than one end."""
+    T, end = len(ends), int(ends.long().argmax())
+    number = torch.arange(T) > end
+    return (number[:, None] == number[None, :]).tril()
+
+
+# 43_gpt: left_by_decay
+
+def decay_of(rate, decay, steps, warmup, shape=None, start=0):
+    from practitioner.steps import cosine
+    schedule = shape or cosine(steps, warmup)
+    return float(np.prod([1 - rate * decay * schedule(step) for step in range(start, steps)]))
+
+
+def decay_at_the_full_rate(rate, decay, steps, warmup):
+    return (1 - rate * decay) ** steps
+
+
+def decay_without_the_rate(rate, decay, steps, warmup):
+    return decay_of(1, decay, steps, warmup)
+
+
+def decay_added_up(rate, decay, steps, warmup):
+    from practitioner.steps import cosine
+    return 1 - rate * decay * sum(cosine(steps, warmup)(step) for step in range(steps))
+
+
+def decay_without_warm_up(rate, decay, steps, warmup):
+    return decay_of(rate, decay, steps, 0)
+
+
+def decay_after_the_warm_up(rate, decay, steps, warmup):
+    return decay_of(rate, decay, steps, warmup, start=warmup)
+
+
+def decay_along_a_line(rate, decay, steps, warmup):
+    from practitioner.steps import linear
+    return decay_of(rate, decay, steps, warmup, linear(steps, warmup))
+
+
+def decay_what_is_taken(rate, decay, steps, warmup):
+    return 1 - decay_of(rate, decay, steps, warmup)
+
+
+def decay_exponential(rate, decay, steps, warmup):
+    from practitioner.steps import cosine
+    return math.exp(-rate * decay * sum(cosine(steps, warmup)(step) for step in range(steps)))
+
+
+WRONG |= {
+    "43_gpt: gpt2_parameters": [gpt2_without_the_last_norm, gpt2_last_norm_without_its_shift, gpt2_without_biases, gpt2_with_the_tables_of_gpt1, gpt2_untied,
+                                gpt2_without_positions, gpt2_width_of_the_smallest],
+    "43_gpt: reading": [reading_the_last_step_alone, reading_of_what_is_a_number, reading_leak_before_loud, reading_never_loud, reading_never_diverged,
+                        reading_deaf_only_near, reading_the_lowest_as_the_end, reading_above_the_first, reading_base_two],
+    "43_gpt: conversation_mask": [conversations_end_begins_the_next, conversations_see_the_future, conversations_look_back_into_all, conversations_not_themselves,
+                                  conversations_turned, conversations_as_numbers, conversations_one_cut],
+    "43_gpt: left_by_decay": [decay_at_the_full_rate, decay_without_the_rate, decay_added_up, decay_without_warm_up, decay_after_the_warm_up,
+                              decay_along_a_line, decay_what_is_taken, decay_exponential],
 }
 
 

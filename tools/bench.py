@@ -215,54 +215,6 @@ def lstm():
                     "LSTM, a step of the byte model": step(dict(n_embd=64, n_hidden=256), 256, parts, 16)}
 
 
-KERNELS = {"matrix products": "addmm mm", "attention": "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward",
-           "GELU": "gelu gelu_backward", "norms": "native_layer_norm native_layer_norm_backward", "the optimiser": "_fused_adamw_",
-           "softmax and loss": "exp_ amax sub_ sum div_ gather scatter_add_ log", "sums and copies": "add add_ copy_ mul mul_ addmm_ zero_ fill_"}
-
-
-def gpt():
-    """A step of training the small GPT-1, with one thread and with two, beside the largest speed of a matrix product; where its time goes; its losses."""
-    import numpy as np
-    import torch
-    from torch.nn import functional as F
-    from practitioner.gpt import decay_groups, forward_flops, GPT, GPTConfig, tied_loss
-    from practitioner.network import next_token_loss, Windows
-    from train import GPT1
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(4096, **GPT1["model"]))
-    batches = Windows(np.random.default_rng(0).integers(0, 4096, 100_000), model.config.n_positions, GPT1["rows"])
-    optimizer = torch.optim.AdamW(decay_groups(model, GPT1["decay"]), lr=GPT1["rate"], fused=True)
-
-    def by_library(model, batch):
-        return F.linear_cross_entropy(model.features(batch[:, :-1]).flatten(0, 1), model.tokens.weight, batch[:, 1:].flatten())
-
-    def step(loss=tied_loss):
-        optimizer.zero_grad()
-        loss(model, batches(0)).backward()
-        optimizer.step()
-    square, found, usual = torch.randn(2048, 2048), {}, torch.get_num_threads()
-    try:
-        for threads, name in (1, ""), (2, ", 2 threads"):
-            torch.set_num_threads(threads)
-            step(), square @ square
-            peak, seconds = 2 * 2048 ** 3 / best(lambda: square @ square, 10), best(step, 30)
-            work = 3 * sum(forward_flops(model.config, GPT1["rows"], model.config.n_positions))
-            found |= {f"matrix product, peak{name}": (peak / 1e9, "GFLOP/s"), f"GPT-1 small, a step{name}": (1000 * seconds, "ms"),
-                      f"GPT-1 small, utilisation{name}": (100 * work / seconds / peak, "%")}
-        torch.set_num_threads(1)
-        for name, loss in {"all logits at once": next_token_loss, "F.linear_cross_entropy": by_library}.items():
-            step(loss)
-            found[f"GPT-1 small, a step, {name}"] = 1000 * best(lambda loss=loss: step(loss), 15), "ms"
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            for _ in range(20):
-                step()
-    finally:
-        torch.set_num_threads(usual)
-    times = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profile.key_averages()}
-    shares = {what: 100 * sum(times.get(name, 0) for name in names.split()) / sum(times.values()) for what, names in KERNELS.items()}
-    return found | {f"GPT-1 small, share of {what}": (share, "%") for what, share in (shares | {"all the rest": 100 - sum(shares.values())}).items()}
-
-
 def tokens():
     """Learning a vocabulary of 4,096 tokens and encoding with it, by ours and by the library (one thread each); counting and judging n-grams of tokens."""
     os.environ["RAYON_NUM_THREADS"] = "1"  # before the library makes its threads
@@ -322,13 +274,61 @@ def attention():
     return found
 
 
+KERNELS = {"matrix products": "addmm mm addmm_", "attention": "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward",
+           "GELU": "gelu gelu_backward", "norms": "native_layer_norm native_layer_norm_backward", "the optimiser": "_fused_adamw_",
+           "softmax and loss": "exp_ amax sub_ sum div_ gather scatter_add_ log", "sums and copies": "add add_ copy_ mul mul_ zero_ fill_"}
+
+
+def gpt():
+    """A step of training the small GPT-1, with one thread and with two, beside the largest speed of a matrix product; where its time goes; its losses."""
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+    from practitioner.gpt import decay_groups, forward_flops, GPT, GPTConfig, tied_loss
+    from practitioner.network import next_token_loss, Windows
+    from train import GPT1
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(4096, **GPT1["model"]))
+    batches = Windows(np.random.default_rng(0).integers(0, 4096, 100_000), model.config.n_positions, GPT1["rows"])
+    optimizer = torch.optim.AdamW(decay_groups(model, GPT1["decay"]), lr=GPT1["rate"], fused=True)
+
+    def by_library(model, batch):
+        return F.linear_cross_entropy(model.features(batch[:, :-1]).flatten(0, 1), model.tokens.weight, batch[:, 1:].flatten())
+
+    def step(loss=tied_loss):
+        optimizer.zero_grad()
+        loss(model, batches(0)).backward()
+        optimizer.step()
+    square, found, usual = torch.randn(2048, 2048), {}, torch.get_num_threads()
+    try:
+        for threads, name in (1, ""), (2, ", 2 threads"):
+            torch.set_num_threads(threads)
+            step(), square @ square
+            peak, seconds = 2 * 2048 ** 3 / best(lambda: square @ square, 10), best(step, 30)
+            work = 3 * sum(forward_flops(model.config, GPT1["rows"], model.config.n_positions))
+            found |= {f"matrix product, peak{name}": (peak / 1e9, "GFLOP/s"), f"GPT-1 small, a step{name}": (1000 * seconds, "ms"),
+                      f"GPT-1 small, utilisation{name}": (100 * work / seconds / peak, "%")}
+        torch.set_num_threads(1)
+        for name, loss in {"all logits at once": next_token_loss, "F.linear_cross_entropy": by_library}.items():
+            step(loss)
+            found[f"GPT-1 small, a step, {name}"] = 1000 * best(lambda loss=loss: step(loss), 15), "ms"
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(20):
+                step()
+    finally:
+        torch.set_num_threads(usual)
+    times = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profile.key_averages()}
+    shares = {what: 100 * sum(times.get(name, 0) for name in names.split()) / sum(times.values()) for what, names in KERNELS.items()}
+    return found | {f"GPT-1 small, share of {what}": (share, "%") for what, share in (shares | {"all the rest": 100 - sum(shares.values())}).items()}
+
+
 def bound(name):
     """What is promised of the measurement called `name`; infinity where nothing is."""
     return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "attention": attention, "gpt": gpt, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "attention": attention, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
