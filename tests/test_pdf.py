@@ -252,7 +252,7 @@ def torn(chromium, site, text, file):
 
 
 def without_numbers(texts):
-    """The texts without what differs between a print with and one without page numbers, and without what pypdf puts into headings."""
+    """The texts without what differs between a print with and one without page numbers."""
     return [re.sub(r"\d+", "", squeeze(text)) for text in texts]
 
 

@@ -120,6 +120,7 @@ def test_in_a_fork_every_button_leads_to_the_fork(fork):
     assert "https://colab.research.google.com/github/Student-42/my-course/blob/autumn/notebooks/11_surprise.ipynb" in page
     assert 'rel="canonical" href="https://student-42.github.io/my-course/notebooks/11_surprise.html"' in page
     assert "YOUR_ACCOUNT" not in str(parse(fork / "notebooks" / "11_surprise.html").find(class_="article-header-buttons"))
+    assert parse_meta(parse(fork / "notebooks" / "11_surprise.html"))["og:image"] == "https://student-42.github.io/my-course/_static/card.png"
     assert 'href="/my-course/book/index.html"' in (fork / "404.html").read_text(encoding="utf-8")
 
 

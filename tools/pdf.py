@@ -255,7 +255,7 @@ def main():
         for _ in range(5):
             print_page(browser, options.site, fill(text, numbers), draft)
             before, numbers = numbers, destinations(draft)
-            if numbers.items() <= before.items():
+            if numbers.items() <= before.items():  # an older PDF may have had more
                 break
         else:
             raise SystemExit("the page numbers do not settle")
