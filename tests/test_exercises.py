@@ -2,6 +2,7 @@
 
 A wrong answer here is a mistake that a beginner would really make. A new exercise needs at least three in WRONG."""
 import ast
+import codecs
 import importlib
 import inspect
 import itertools
@@ -21,6 +22,7 @@ import torch
 from IPython.core.inputtransformer2 import TransformerManager
 from scipy import stats
 
+from practitioner.attention import angles, attend, causal_mask, sinusoids
 from practitioner.book import judge
 from practitioner.gradients import Value
 from practitioner.diagnostics import first_batch, logits_of, other_tokens, practice_setup, shuffled_rows, without_dropout
@@ -2098,6 +2100,494 @@ WRONG |= {
     "33_inside_lstm: inside_brackets": [brackets_by_parity, brackets_depth, brackets_only_the_outermost, brackets_marks_counted,
                                         brackets_opening_ones_not_counted, brackets_wrong_order_let_through, brackets_left_open_let_through,
                                         brackets_zeros_without_any, brackets_one_in_a_token, brackets_counted_by_token, brackets_shifted],
+}
+
+
+# 41_tokens: mended_joined
+
+def joined_as_found(tokens, pair, new):
+    found = list(tokens)
+    for place in reversed(range(len(found) - 1)):
+        if (found[place], found[place + 1]) == pair:
+            found[place:place + 2] = [new]
+    return found
+
+
+def joined_in_place(tokens, pair, new):
+    place = 0
+    while place < len(tokens) - 1:
+        if (tokens[place], tokens[place + 1]) == pair:
+            tokens[place:place + 2] = [new]
+        place += 1
+    return tokens
+
+
+def joined_overlapping(tokens, pair, new):
+    """Each place is looked at, whether or not its token was used already."""
+    pairs = list(zip(tokens, tokens[1:]))
+    return [new if each == pair else each[0] for each in pairs] + tokens[-1:]
+
+
+def joined_without_the_last(tokens, pair, new):
+    found, place = [], 0
+    while place < len(tokens) - 1:
+        both = (tokens[place], tokens[place + 1]) == pair
+        found.append(new if both else tokens[place])
+        place += 1 + both
+    return found
+
+
+def joined_once(tokens, pair, new):
+    for place in range(len(tokens) - 1):
+        if (tokens[place], tokens[place + 1]) == pair:
+            return tokens[:place] + [new] + tokens[place + 2:]
+    return list(tokens)
+
+
+def joined_in_either_order(tokens, pair, new):
+    found, place = list(tokens), 0
+    while place < len(found) - 1:
+        if {found[place], found[place + 1]} == set(pair):
+            found[place:place + 2] = [new]
+        place += 1
+    return found
+
+
+def joined_looking_again(tokens, pair, new):
+    found, place = list(tokens), 0
+    while place < len(found) - 1:
+        if (found[place], found[place + 1]) == pair:
+            found[place:place + 2] = [new]
+        else:
+            place += 1
+    return found
+
+
+# 41_tokens: in_characters
+
+def characters_each_by_itself(pieces):
+    return [piece.decode("utf-8", "replace") for piece in pieces] + [""]
+
+
+def characters_without_halves(pieces):
+    return [piece.decode("utf-8", "ignore") for piece in pieces] + [""]
+
+
+def characters_all_at_the_end(pieces):
+    return len(pieces) * [""] + [b"".join(pieces).decode("utf-8", "replace")]
+
+
+def characters_wait_for_a_whole(pieces):
+    """Nothing is shown as long as something of it is missing."""
+    shown, held = [], b""
+    for piece in pieces:
+        held += piece
+        try:
+            shown.append(held.decode())
+            held = b""
+        except UnicodeDecodeError:
+            shown.append("")
+    return shown + [held.decode("utf-8", "replace")]
+
+
+def characters_without_the_end(pieces):
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(piece) for piece in pieces]
+
+
+def characters_half_is_dropped(pieces):
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(piece) for piece in pieces] + [""]
+
+
+def characters_bad_bytes_are_dropped(pieces):
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    return [decoder.decode(piece) for piece in pieces] + [decoder.decode(b"", final=True)]
+
+
+# 41_tokens: longest_first
+
+def longest_bytes_alone(word, token_of):
+    return [token_of[bytes([byte])] for byte in word]
+
+
+def longest_grown(word, token_of):
+    """A piece grows as long as it is one: of "hello" that is "he", since "hel" is none."""
+    tokens, start = [], 0
+    while start < len(word):
+        end = start + 1
+        while end < len(word) and word[start:end + 1] in token_of:
+            end += 1
+        tokens.append(token_of[word[start:end]])
+        start = end
+    return tokens
+
+
+def longest_from_the_right(word, token_of):
+    tokens, end = [], len(word)
+    while end > 0:
+        start = next(start for start in range(end) if word[start:end] in token_of)
+        tokens.append(token_of[word[start:end]])
+        end = start
+    return tokens[::-1]
+
+
+def longest_anywhere(word, token_of):
+    """The longest of the whole word first, then what is left and right of it."""
+    if not word:
+        return []
+    start, end = max(((start, end) for start in range(len(word)) for end in range(start + 1, len(word) + 1) if word[start:end] in token_of),
+                     key=lambda ends: ends[1] - ends[0])
+    return longest_anywhere(word[:start], token_of) + [token_of[word[start:end]]] + longest_anywhere(word[end:], token_of)
+
+
+def longest_whole_or_bytes(word, token_of):
+    return [token_of[word]] if word in token_of else longest_bytes_alone(word, token_of)
+
+
+def longest_pieces_not_tokens(word, token_of):
+    pieces, start = [], 0
+    while start < len(word):
+        end = next(end for end in range(len(word), start, -1) if word[start:end] in token_of)
+        pieces.append(word[start:end])
+        start = end
+    return pieces
+
+
+# 41_tokens: ways
+
+def ways_of_two_to_the_gaps(word, pieces):
+    return 2 ** max(len(word) - 1, 0)
+
+
+def ways_nothing_has_none(word, pieces):
+    return (word in pieces) + sum(ways_nothing_has_none(word[end:], pieces) for end in range(max(1, len(word) - 20), len(word)) if word[:end] in pieces)
+
+
+def ways_of_sets(word, pieces):
+    """a|a|aa, a|aa|a and aa|a|a are the same pieces."""
+    found = {0: {()}}
+    for end in range(1, min(len(word), 12) + 1):
+        found[end] = {tuple(sorted((*way, word[start:end]))) for start in range(end) if word[start:end] in pieces for way in found[start]}
+    return len(found[min(len(word), 12)])
+
+
+def ways_pieces_inside(word, pieces):
+    return sum(word[start:end] in pieces for start in range(len(word)) for end in range(start + 1, len(word) + 1))
+
+
+def ways_at_least_one(word, pieces):
+    count = [1]
+    for end in range(1, len(word) + 1):
+        count.append(max(1, sum(count[start] for start in range(end) if word[start:end] in pieces)))
+    return count[-1]
+
+
+def ways_of_at_most_two(word, pieces):
+    count = [1]
+    for end in range(1, len(word) + 1):
+        count.append(sum(count[start] for start in range(max(0, end - 2), end) if word[start:end] in pieces))
+    return count[-1]
+
+
+WRONG |= {
+    "41_tokens: mended_joined": [joined_as_found, joined_in_place, joined_overlapping, joined_without_the_last, joined_once, joined_in_either_order,
+                                 joined_looking_again],
+    "41_tokens: in_characters": [characters_each_by_itself, characters_without_halves, characters_all_at_the_end, characters_wait_for_a_whole,
+                                 characters_without_the_end, characters_half_is_dropped, characters_bad_bytes_are_dropped],
+    "41_tokens: longest_first": [longest_bytes_alone, longest_grown, longest_from_the_right, longest_anywhere, longest_whole_or_bytes,
+                                 longest_pieces_not_tokens],
+    "41_tokens: ways": [ways_of_two_to_the_gaps, ways_nothing_has_none, ways_of_sets, ways_pieces_inside, ways_at_least_one, ways_of_at_most_two],
+}
+
+
+# 42_attention: packed_mask
+
+def packed(tokens, end, number, before=torch.Tensor.tril):
+    """The mask of rows whose places are numbered so."""
+    return before(number[:, :, None] == number[:, None, :])[:, None]
+
+
+def packed_end_begins_the_next(tokens, end):
+    return packed(tokens, end, (tokens == end).cumsum(dim=1))
+
+
+def packed_sees_the_future(tokens, end):
+    ended = tokens == end
+    return packed(tokens, end, ended.cumsum(dim=1) - ended.long(), lambda mask: mask)
+
+
+def packed_looks_back_into_all(tokens, end):
+    return causal_mask(tokens.shape[1]).expand(len(tokens), 1, -1, -1)
+
+
+def packed_not_itself(tokens, end):
+    ended = tokens == end
+    return packed(tokens, end, ended.cumsum(dim=1) - ended.long(), lambda mask: mask.tril(-1))
+
+
+def packed_counts_across_rows(tokens, end):
+    ended = (tokens == end).flatten()
+    return packed(tokens, end, (ended.cumsum(dim=0) // 2 - ended.long()).view(tokens.shape))
+
+
+def packed_end_is_zero(tokens, end):
+    ended = tokens == 0
+    return packed(tokens, end, ended.cumsum(dim=1) - ended.long())
+
+
+def packed_without_the_axis_of_heads(tokens, end):
+    ended = tokens == end
+    return packed(tokens, end, ended.cumsum(dim=1) - ended.long())[:, 0]
+
+
+def packed_as_numbers(tokens, end):
+    ended = tokens == end
+    return packed(tokens, end, ended.cumsum(dim=1) - ended.long()).float()
+
+
+# 42_attention: grouped_attend
+
+def grouped_in_turn(q, k, v):
+    """The first query goes to the first head, the second to the second, and so on round."""
+    group, left = divmod(q.shape[1], k.shape[1])
+    if left:
+        raise ValueError("in equal groups")
+    return attend(q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), causal_mask(q.shape[2]))
+
+
+def grouped(q, k, v, mask=True):
+    group = q.shape[1] // k.shape[1]
+    k, v = (part.repeat_interleave(group, dim=1)[:, :q.shape[1]] for part in (k, v))
+    return attend(q, k, v, causal_mask(q.shape[2]) if mask else None)
+
+
+def grouped_without_the_mask(q, k, v):
+    if q.shape[1] % k.shape[1]:
+        raise ValueError("in equal groups")
+    return grouped(q, k, v, mask=False)
+
+
+def grouped_with_any_number(q, k, v):
+    k, v = (part[:, torch.arange(q.shape[1]) * part.shape[1] // q.shape[1]] for part in (k, v))
+    return attend(q, k, v, causal_mask(q.shape[2]))
+
+
+def grouped_all_to_the_first(q, k, v):
+    if q.shape[1] % k.shape[1]:
+        raise ValueError("in equal groups")
+    return grouped(q, k[:, :1], v[:, :1])
+
+
+def grouped_the_mean_of_the_keys(q, k, v):
+    if q.shape[1] % k.shape[1]:
+        raise ValueError("in equal groups")
+    return grouped(q, k.mean(dim=1, keepdim=True), v.mean(dim=1, keepdim=True))
+
+
+def grouped_not_divided(q, k, v):
+    if q.shape[1] % k.shape[1]:
+        raise ValueError("in equal groups")
+    return grouped(q * math.sqrt(q.shape[-1]), k, v)
+
+
+# 42_attention: window_mask
+
+def window_one_more(T, window):
+    if window < 1:
+        raise ValueError("at least 1")
+    return causal_mask(T) & ~causal_mask(T).tril(-window - 1)
+
+
+def window_both_sides(T, window):
+    if window < 1:
+        raise ValueError("at least 1")
+    near = ~causal_mask(T).tril(-window)
+    return near & near.T
+
+
+def window_without_itself(T, window):
+    if window < 1:
+        raise ValueError("at least 1")
+    return causal_mask(T).tril(-1) & ~causal_mask(T).tril(-window - 1)
+
+
+def window_of_none(T, window):
+    return causal_mask(T) & ~causal_mask(T).tril(-window)
+
+
+def window_in_blocks(T, window):
+    if window < 1:
+        raise ValueError("at least 1")
+    block = torch.arange(T) // window
+    return causal_mask(T) & (block[:, None] == block[None, :])
+
+
+def window_as_numbers(T, window):
+    if window < 1:
+        raise ValueError("at least 1")
+    return (causal_mask(T) & ~causal_mask(T).tril(-window)).float()
+
+
+# 42_attention: shift_matrix
+
+def shift_blocks(k, n_embd, block):
+    """A matrix of blocks made from cos and sin of each angle."""
+    turned = angles(1, n_embd, begin=k)[0]
+    return torch.block_diag(*(torch.tensor(block(angle.cos().item(), angle.sin().item())) for angle in turned))
+
+
+def shift_the_other_way(k, n_embd):
+    return shift_blocks(k, n_embd, lambda cos, sin: [[cos, -sin], [sin, cos]])
+
+
+def shift_as_if_cosine_came_first(k, n_embd):
+    return shift_blocks(-k, n_embd, lambda cos, sin: [[cos, sin], [-sin, cos]])
+
+
+def shift_reflected(k, n_embd):
+    return shift_blocks(k, n_embd, lambda cos, sin: [[cos, sin], [sin, -cos]])
+
+
+def shift_by_halves(k, n_embd):
+    """The sines in the first half, the cosines in the second."""
+    turned = angles(1, n_embd, begin=k)[0]
+    cos, sin = turned.cos().diag(), turned.sin().diag()
+    return torch.cat([torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)])
+
+
+def shift_all_by_one_angle(k, n_embd):
+    cos, sin = math.cos(k), math.sin(k)
+    return torch.block_diag(*(torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float64) for _ in range(n_embd // 2)))
+
+
+def shift_from_place_0(k, n_embd):
+    """Right at place 0 alone: the matrix that takes one vector to another."""
+    p = sinusoids(abs(k) + 1, n_embd).double()
+    return torch.outer(p[-1], p[0]) / (p[0] @ p[0])
+
+
+WRONG |= {
+    "42_attention: packed_mask": [packed_end_begins_the_next, packed_sees_the_future, packed_looks_back_into_all, packed_not_itself, packed_counts_across_rows,
+                                  packed_end_is_zero, packed_without_the_axis_of_heads, packed_as_numbers],
+    "42_attention: grouped_attend": [grouped_in_turn, grouped_without_the_mask, grouped_with_any_number, grouped_all_to_the_first, grouped_the_mean_of_the_keys,
+                                     grouped_not_divided],
+    "42_attention: window_mask": [window_one_more, window_both_sides, window_without_itself, window_of_none, window_in_blocks, window_as_numbers],
+    "42_attention: shift_matrix": [shift_the_other_way, shift_as_if_cosine_came_first, shift_reflected, shift_by_halves, shift_all_by_one_angle, shift_from_place_0],
+}
+
+
+# 43_gpt: gpt2_parameters
+
+def gpt2_count(n_layer, n_embd, V=50_257, P=1_024, per_layer=lambda n: 12 * n ** 2 + 13 * n, end=2):
+    return (V + P) * n_embd + n_layer * per_layer(n_embd) + end * n_embd
+
+
+def gpt2_without_the_last_norm(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, end=0)
+
+
+def gpt2_last_norm_without_its_shift(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, end=1)
+
+
+def gpt2_without_biases(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, per_layer=lambda n: 12 * n ** 2 + 4 * n)
+
+
+def gpt2_with_the_tables_of_gpt1(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, V=40_478, P=512)
+
+
+def gpt2_untied(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, V=2 * 50_257)
+
+
+def gpt2_without_positions(n_layer, n_embd):
+    return gpt2_count(n_layer, n_embd, P=0)
+
+
+def gpt2_width_of_the_smallest(n_layer, n_embd):
+    return gpt2_count(n_layer, 768)
+
+
+# 43_gpt: reading
+
+def reading_variation(end=lambda losses: losses[-max(len(losses) // 10, 1):].mean(), order=("loud", "diverged", "leak", "deaf"), lowest=np.nanmin,
+                      tolerance=0.5, deaf=lambda end, unigram: end > unigram - 0.1):
+    def verdict(losses, V, unigram):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            last = end(losses)
+            holds = dict(loud=losses[0] > math.log(V) + tolerance, diverged=not last <= lowest(losses) + 0.5, leak=last < unigram / 5, deaf=deaf(last, unigram))
+        return next((name for name in order if holds[name]), "healthy")
+    return verdict
+
+
+reading_the_last_step_alone = reading_variation(end=lambda losses: losses[-1])
+reading_of_what_is_a_number = reading_variation(end=lambda losses: np.nanmean(losses[-len(losses) // 10:]))
+reading_leak_before_loud = reading_variation(order=("leak", "diverged", "loud", "deaf"))
+reading_never_loud = reading_variation(order=("diverged", "leak", "deaf"))
+reading_never_diverged = reading_variation(order=("loud", "leak", "deaf"))
+reading_deaf_only_near = reading_variation(deaf=lambda end, unigram: abs(end - unigram) < 0.1)
+reading_the_lowest_as_the_end = reading_variation(end=np.nanmin)
+reading_above_the_first = reading_variation(lowest=lambda losses: losses[0])
+
+
+def reading_base_two(losses, V, unigram):
+    return reading_variation(tolerance=math.log2(V) - math.log(V) + 0.5)(losses, V, unigram)
+
+
+# 43_gpt: left_by_decay
+
+def decay_of(rate, decay, steps, warmup, shape=None, start=0):
+    from practitioner.steps import cosine
+    schedule = shape or cosine(steps, warmup)
+    return float(np.prod([1 - rate * decay * schedule(step) for step in range(start, steps)]))
+
+
+def decay_at_the_full_rate(rate, decay, steps, warmup):
+    return (1 - rate * decay) ** steps
+
+
+def decay_without_the_rate(rate, decay, steps, warmup):
+    return decay_of(1, decay, steps, warmup)
+
+
+def decay_added_up(rate, decay, steps, warmup):
+    from practitioner.steps import cosine
+    return 1 - rate * decay * sum(cosine(steps, warmup)(step) for step in range(steps))
+
+
+def decay_without_warm_up(rate, decay, steps, warmup):
+    return decay_of(rate, decay, steps, 0)
+
+
+def decay_after_the_warm_up(rate, decay, steps, warmup):
+    return decay_of(rate, decay, steps, warmup, start=warmup)
+
+
+def decay_along_a_line(rate, decay, steps, warmup):
+    from practitioner.steps import linear
+    return decay_of(rate, decay, steps, warmup, linear(steps, warmup))
+
+
+def decay_what_is_taken(rate, decay, steps, warmup):
+    return 1 - decay_of(rate, decay, steps, warmup)
+
+
+def decay_exponential(rate, decay, steps, warmup):
+    from practitioner.steps import cosine
+    return math.exp(-rate * decay * sum(cosine(steps, warmup)(step) for step in range(steps)))
+
+
+WRONG |= {
+    "43_gpt: gpt2_parameters": [gpt2_without_the_last_norm, gpt2_last_norm_without_its_shift, gpt2_without_biases, gpt2_with_the_tables_of_gpt1, gpt2_untied,
+                                gpt2_without_positions, gpt2_width_of_the_smallest],
+    "43_gpt: reading": [reading_the_last_step_alone, reading_of_what_is_a_number, reading_leak_before_loud, reading_never_loud, reading_never_diverged,
+                        reading_deaf_only_near, reading_the_lowest_as_the_end, reading_above_the_first, reading_base_two],
+    "43_gpt: left_by_decay": [decay_at_the_full_rate, decay_without_the_rate, decay_added_up, decay_without_warm_up, decay_after_the_warm_up,
+                              decay_along_a_line, decay_what_is_taken, decay_exponential],
 }
 
 

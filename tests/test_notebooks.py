@@ -205,7 +205,7 @@ def rhythm_rule(notebook, name):
     return faults + ([] if len(exercises) >= 3 and exercises == list(range(1, len(exercises) + 1)) else [f"exercises {exercises}"])
 
 
-SECONDS = {"seconds": 10, "under a minute": 60, "under three minutes": 180}
+SECONDS = {"seconds": 10, "under a minute": 60, "under two minutes": 120, "under three minutes": 180}
 MEGABYTES = {None: 256, "half a gigabyte": 500, "a gigabyte": 1000, "a gigabyte and a half": 1500, "two gigabytes": 2000}
 
 
@@ -299,7 +299,7 @@ def test_nothing_is_written_in_two_notebooks():
 def allowed(name):
     """The seconds and megabytes that a notebook may take: a minute and 1500, unless its head says otherwise."""
     head = BOOK[name].cells[0].source if name in BOOK else ""
-    return 180 if "under three minutes" in head else 60, 2000 if "two gigabytes" in head else 1500
+    return max([60, *(seconds for promise, seconds in SECONDS.items() if promise in head)]), 2000 if "two gigabytes" in head else 1500
 
 
 def run_faults(text, host):

@@ -21,7 +21,7 @@ from practitioner.book import machine, versions, write_atomically  # noqa: E402
 
 FRONT, HEAVIEST = "front page, over the wire", "heaviest page, over the wire"
 LOOP = "training loop, over forward, backward and step"
-BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, LOOP: 3}  # s, s, MB, MB, %
+BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, LOOP: 3, "BPE, learn": 60, "BPE, encode a megabyte, all words known": 1}  # s, s, MB, MB, %, s, s
 
 
 def best(function, repeat=3):
@@ -215,13 +215,122 @@ def lstm():
                     "LSTM, a step of the byte model": step(dict(n_embd=64, n_hidden=256), 256, parts, 16)}
 
 
+def tokens():
+    """Learning a vocabulary of 4,096 tokens and encoding with it, by ours and by the library (one thread each); counting and judging n-grams of tokens."""
+    os.environ["RAYON_NUM_THREADS"] = "1"  # before the library makes its threads
+    from practitioner.corpus import load_corpus, serialise
+    from practitioner.lstm import train_bpe
+    from practitioner.tokens import BPE, encode_each, learn_bpe, TokenNGram
+    corpus, kept = load_corpus(), {}
+    texts = [serialise(conversation.turns) for conversation in corpus.train]
+    text = corpus.text("test")
+    megabytes = len(text.encode()) / 1e6
+    found = {"BPE, learn 4,096 tokens": (best(lambda: kept.update(bpe=learn_bpe(texts, 4096)), 2), "s"),
+             "tokenizers, learn 4,096 tokens": (best(lambda: kept.update(library=train_bpe(texts, 4096)), 2), "s")}
+    bpe, library = kept["bpe"], kept["library"]
+    found["BPE, encode a megabyte, no word known"] = best(lambda: BPE(bpe.merges).encode(text)) / megabytes, "s"
+    found["BPE, encode a megabyte, all words known"] = best(lambda: bpe.encode(text), 5) / megabytes, "s"
+    found["tokenizers, encode a megabyte"] = best(lambda: library.encode(text)) / megabytes, "s"
+    found["BPE, encode the training part"] = best(lambda: kept.update(train=encode_each(BPE(bpe.merges), texts)[0]), 2), "s"
+
+    def count():
+        kept["model"] = TokenNGram(kept["train"], 4096, 5)
+        kept["model"].tables
+    found["5-gram of tokens, count"] = best(count, 2), "s"
+    test = bpe.encode(text)
+    return found | {"5-gram of tokens, score a megabyte": (best(lambda: kept["model"].probabilities(test)) / megabytes, "s")}
+
+
+def attention():
+    """Attention written out and fused: one row of 4 heads of 64, forward and backward, by length; and its peak of memory, each in a process of its own."""
+    import torch
+    from torch.nn import functional as F
+    from practitioner.attention import attend, causal_mask
+    found = {}
+    for T in (2 ** power for power in range(6, 13)):
+        qkv = [torch.randn(1, 4, T, 64, requires_grad=True) for _ in range(3)]
+        ways = {"written out": lambda: attend(*qkv, causal_mask(T)).sum().backward(),
+                "fused": lambda: F.scaled_dot_product_attention(*qkv, is_causal=True).sum().backward()}
+        times = {name: [] for name in ways}
+        for _ in range(max(4, min(60, 20_000 // T))):  # in turn, so that a machine that slows down slows both
+            for name, way in ways.items():
+                times[name].append(best(way, 1))
+        found |= {f"attention, {T} places, {name}": (1000 * min(each), "ms") for name, each in times.items()}
+    program = """if True:
+        import pathlib, re, resource, sys, torch
+        from torch.nn import functional as F
+        from practitioner.attention import attend, causal_mask
+        fused = sys.argv[1] == "fused"
+        def once(T):
+            qkv = [torch.randn(1, 4, T, 64, requires_grad=True) for _ in range(3)]
+            y = F.scaled_dot_product_attention(*qkv, is_causal=True) if fused else attend(*qkv, causal_mask(T))
+            y.sum().backward()
+            if sys.platform == "linux":  # where ru_maxrss begins with the peak of the process that started this one
+                return 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        before = once(64)
+        print(once(4096) - before)"""
+    for name in "written out", "fused":
+        told = subprocess.run([sys.executable, "-c", program, name], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        found[f"attention, 4096 places, {name}, peak of memory"] = int(told) / 1e6, "MB"
+    return found
+
+
+KERNELS = {"matrix products": "addmm mm addmm_", "attention": "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward",
+           "GELU": "gelu gelu_backward", "norms": "native_layer_norm native_layer_norm_backward", "the optimiser": "_fused_adamw_",
+           "softmax and loss": "exp_ amax sub_ sum div_ gather scatter_add_ log", "sums and copies": "add add_ copy_ mul mul_ zero_ fill_"}
+
+
+def gpt():
+    """A step of training the small GPT-1, with one thread and with two, beside the largest speed of a matrix product; where its time goes; its losses."""
+    import numpy as np
+    import torch
+    from torch.nn import functional as F
+    from practitioner.gpt import decay_groups, forward_flops, GPT, GPTConfig, tied_loss
+    from practitioner.network import next_token_loss, Windows
+    from train import GPT1
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(4096, **GPT1["model"]))
+    batches = Windows(np.random.default_rng(0).integers(0, 4096, 100_000), model.config.n_positions, GPT1["rows"])
+    optimizer = torch.optim.AdamW(decay_groups(model, GPT1["decay"]), lr=GPT1["rate"], fused=True)
+
+    def by_library(model, batch):
+        return F.linear_cross_entropy(model.features(batch[:, :-1]).flatten(0, 1), model.tokens.weight, batch[:, 1:].flatten())
+
+    def step(loss=tied_loss):
+        optimizer.zero_grad()
+        loss(model, batches(0)).backward()
+        optimizer.step()
+    square, found, usual = torch.randn(2048, 2048), {}, torch.get_num_threads()
+    try:
+        for threads, name in (1, ""), (2, ", 2 threads"):
+            torch.set_num_threads(threads)
+            step(), square @ square
+            peak, seconds = 2 * 2048 ** 3 / best(lambda: square @ square, 10), best(step, 30)
+            work = 3 * sum(forward_flops(model.config, GPT1["rows"], model.config.n_positions))
+            found |= {f"matrix product, peak{name}": (peak / 1e9, "GFLOP/s"), f"GPT-1 small, a step{name}": (1000 * seconds, "ms"),
+                      f"GPT-1 small, utilisation{name}": (100 * work / seconds / peak, "%")}
+        torch.set_num_threads(1)
+        for name, loss in {"all logits at once": next_token_loss, "F.linear_cross_entropy": by_library}.items():
+            step(loss)
+            found[f"GPT-1 small, a step, {name}"] = 1000 * best(lambda loss=loss: step(loss), 15), "ms"
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(20):
+                step()
+    finally:
+        torch.set_num_threads(usual)
+    times = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profile.key_averages()}
+    shares = {what: 100 * sum(times.get(name, 0) for name in names.split()) / sum(times.values()) for what, names in KERNELS.items()}
+    return found | {f"GPT-1 small, share of {what}": (share, "%") for what, share in (shares | {"all the rest": 100 - sum(shares.values())}).items()}
+
+
 def bound(name):
     """What is promised of the measurement called `name`; infinity where nothing is."""
     return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "attention": attention, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)

@@ -1,14 +1,17 @@
 """Train what the book keeps as weights and curves (`make train`), each run recorded under runs/ and taken up again after a stop.
 
-Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm: weights in float16,
-and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part. Nothing is chosen on test."""
+Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm and data/gpt: weights in
+float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
+wrote at several ages. Nothing is chosen on test."""
 import argparse
+import dataclasses
 import fnmatch
 import functools
 import json
 import math
 import pathlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,12 +21,14 @@ sys.path.insert(0, str(ROOT))
 from practitioner.book import write_atomically  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
 from practitioner.experiments import begin, digest_of, seed_everything, train  # noqa: E402
+from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
+from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
-from practitioner.network import surprise_of  # noqa: E402
+from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
-from practitioner.steps import linear  # noqa: E402
+from practitioner.steps import cosine, linear  # noqa: E402
 
-RECORDED, KEPT, SAVE_EVERY = ROOT / "runs", ROOT / "data" / "lstm", 200
+RECORDED, KEPT, KEPT_GPT, SAVE_EVERY = ROOT / "runs", ROOT / "data" / "lstm", ROOT / "data" / "gpt", 200
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
@@ -41,6 +46,9 @@ RUNS = {
 REMEDIES = {"dropout": dict(model=SMALL | dict(dropout=0.3)), "untied": dict(model=SMALL | dict(tied=False)),
             "average": dict(average=True), "weight-dropout": dict(model=SMALL | dict(weight_dropout=0.3))}
 RUNS |= {f"{name}-{seed}": RUNS[f"without-{seed}"] | change for name, change in REMEDIES.items() for seed in (1, 2, 3)}
+GPT1 = dict(kind="gpt", vocabulary="bpe-4096", model=dict(n_positions=128, n_embd=192, n_layer=2, n_head=3, dropout=0.0), rows=6, rate=1.5e-3, warmup=200,
+            betas=[0.9, 0.999], decay=0.01, clip=1.0, seed=0, bytes=None, average=False)
+RUNS["gpt1-small"] = GPT1 | dict(steps=3600, ages=[0, 100, 400, 1200, 3600])  # once through the text
 
 
 @functools.cache
@@ -63,47 +71,103 @@ def tokens(vocabulary):
     return *(encode_all(tokenizer, getattr(texts(), part))[0] for part in ("train", "validation")), sizes
 
 
-def bits(model, text, sizes):
-    """Bits per byte of tokens, of which at least 128 are seen before each but the first."""
-    return surprise_of(model, text, length=640, context=128, batch_size=8).sum() / sizes[text].sum()
+def bits(model, text, sizes, length=640, context=128, batch_size=8):
+    """Bits per byte of tokens, of which at least `context` are seen before each but the first."""
+    return surprise_of(model, text, length, batch_size, context).sum() / sizes[text].sum()
+
+
+@dataclasses.dataclass
+class Program:
+    """What makes a run: the model, the module whose parameters are trained (itself, or around it), and all that `train` is given."""
+    model: torch.nn.Module
+    trained: torch.nn.Module
+    batches: Callable
+    optimizer: torch.optim.Optimizer
+    loss: Callable
+    schedule: Callable
+    bits: Callable = bits
+
+
+def lstm(settings, own, sizes):
+    """The program of an LSTM whose state is carried from batch to batch."""
+    model = LSTMLM(vocab_size=len(sizes), **settings["model"])
+    carried = Carried(model, settings["lanes"])
+    return Program(model, carried, Streams(own, settings["length"], settings["lanes"], settings["seed"]),
+                   torch.optim.AdamW(carried.parameters(), lr=settings["rate"], betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+                   functools.partial(carried_loss, output_loss=output_loss_in_parts), linear(settings["steps"], settings["warmup"]))
+
+
+def gpt(settings, own, sizes):
+    """The program of a GPT on windows of text, as long as it has positions."""
+    model = GPT(GPTConfig(vocab_size=len(sizes), **settings["model"]))
+    length = model.config.n_positions
+    return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]),
+                   torch.optim.AdamW(decay_groups(model, settings["decay"]), lr=settings["rate"], betas=settings["betas"], fused=True),
+                   tied_loss, cosine(settings["steps"], settings["warmup"]),
+                   functools.partial(bits, length=length, context=length // 2, batch_size=32))
+
+
+PROGRAMS = {"lstm": lstm, "gpt": gpt}
+
+
+def sample(model, settings, length=60, temperature=0.7):
+    """What the model writes after the end of a conversation, as text."""
+    from tokenizers import Tokenizer
+    tokenizer, steps = Tokenizer.from_file(str(KEPT / f"{settings['vocabulary']}.json")), StepByStep(model, model.config.n_positions)
+    opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
+    written, _ = write_on(steps, opening, length, temperature, np.random.default_rng(settings["seed"]))
+    return "A:" + tokenizer.decode(written)
+
+
+def by_ages(name, settings, go_on, model):
+    """Call go_on(step) up to each age at which the run is to write something, and then up to its last step: the history, and what was written by step."""
+    file = RECORDED / name / "samples.json"
+    for age in settings.get("ages", []):
+        written = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if str(age) not in written:
+            go_on(age)
+            write_atomically(file, json.dumps(written | {str(age): sample(model, settings)}))
+    return go_on(settings["steps"]), json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def carry_out(name):
     """Train the run called `name`, or go on with it; keep its curve."""
     settings = RUNS[name]
+    kind = settings.get("kind", "lstm")
     own, validation, sizes = tokens(settings["vocabulary"])
     if settings["bytes"]:
         own = own[:np.searchsorted(np.cumsum(sizes[own]), settings["bytes"])]
     seed_everything(settings["seed"])
-    model = LSTMLM(vocab_size=len(sizes), **settings["model"])
-    carried = Carried(model, settings["lanes"])
-    batches = Streams(own, settings["length"], settings["lanes"], settings["seed"])
-    optimizer = torch.optim.AdamW(carried.parameters(), lr=settings["rate"], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    program = PROGRAMS[kind](settings, own, sizes)
     averaged = None
     if settings["average"]:  # of the second half of the run; not kept over a stop
-        averaged, done = torch.optim.swa_utils.AveragedModel(model), iter(range(settings["steps"]))
-        optimizer.register_step_post_hook(lambda *_: next(done) < settings["steps"] // 2 or averaged.update_parameters(model))
+        averaged, done = torch.optim.swa_utils.AveragedModel(program.model), iter(range(settings["steps"]))
+        program.optimizer.register_step_post_hook(lambda *_: next(done) < settings["steps"] // 2 or averaged.update_parameters(program.model))
         if (RECORDED / name).exists():
             raise SystemExit(f"an average is not kept over a stop: remove {RECORDED / name} to train {name} anew")
     piece = validation[:20_000]
     run = begin(RECORDED / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
-    history = train(carried, batches, optimizer, settings["steps"], schedule=linear(settings["steps"], settings["warmup"]), clip=settings["clip"],
-                    loss=functools.partial(carried_loss, output_loss=output_loss_in_parts), evaluate=lambda carried: dict(validation=bits(carried.model, piece, sizes)),
-                    evaluate_every=max(settings["steps"] // 8, 50), run=run, save_every=SAVE_EVERY, device="cpu")
-    judged = averaged.module if averaged else model
-    score = bits(judged, validation, sizes)
-    per_byte = len(own) / sizes[own].sum() / math.log(2)
-    last = np.mean([record["loss"] for record in history[-50:]]) * per_byte
+    go_on = functools.partial(
+        train, program.trained, program.batches, program.optimizer, schedule=program.schedule, clip=settings["clip"], loss=program.loss,
+        evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // 8, 50),
+        run=run, save_every=SAVE_EVERY, device="cpu")
+    history, written = by_ages(name, settings, go_on, program.model)
+    judged = averaged.module if averaged else program.model
+    score = program.bits(judged, validation, sizes)
+    losses, per_byte = np.array([record["loss"] for record in history]), len(own) / sizes[own].sum() / math.log(2)
     session = run.record["sessions"][-1]
-    kept = dict(settings=settings, validation=round(float(score), 4), training=round(float(last), 4), seconds=round(history[-1]["seconds"], 1),
-                parameters=sum(p.numel() for p in model.parameters()), epochs=round(settings["steps"] / batches.per_epoch, 3),
+    kept = dict(settings=settings, validation=round(float(score), 4), training=round(float(losses[-50:].mean() * per_byte), 4),
+                seconds=round(history[-1]["seconds"], 1), parameters=sum(p.numel() for p in program.model.parameters()),
+                epochs=round(settings["steps"] / program.batches.per_epoch, 3),
                 data=run.record["data"], sessions=len(run.record["sessions"]), **{key: session[key] for key in ("begun", "commit", "patch", "machine", "versions", "threads")},
                 curve=[[record["step"] + 1, round(record["seconds"], 1), round(record["validation"], 4)] for record in history if "validation" in record])
-    file = KEPT / "runs.json"
-    every = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    write_atomically(file, json.dumps(every | {name: kept}, indent=1, sort_keys=True) + "\n")
-    if name in ("lstm", "bytes"):
-        save_weights(KEPT / f"{name}.safetensors", model, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
+    if kind == "gpt":
+        kept |= dict(losses=[round(float(part.mean() * per_byte), 4) for part in np.split(losses, range(10, len(losses), 10))], samples=written)
+    folder = dict(lstm=KEPT, gpt=KEPT_GPT)[kind]
+    every = json.loads((folder / "runs.json").read_text(encoding="utf-8")) if (folder / "runs.json").exists() else {}
+    write_atomically(folder / "runs.json", json.dumps(every | {name: kept}, indent=1, sort_keys=True) + "\n")
+    if name in ("lstm", "bytes", "gpt1-small"):
+        save_weights(folder / f"{name}.safetensors", judged, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
     print(f"{name}: {score:.4f} bits per byte of validation, {history[-1]['seconds']:.0f} s", flush=True)
 
 
