@@ -38,7 +38,7 @@ test: .venv/done  ## everything: export drift, every notebook strictly, the test
 	@echo "== notebooks, strictly (nbval): outputs, results and order"
 	@$(TEST)/python tools/validate.py -n $(JOBS)
 	@echo "== the site, from a clean tree, and the tests"
-	@$(TEST)/python -m pytest -n $(JOBS) --dist loadfile tests
+	@$(TEST)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
 
 kills: .venv/done  ## kill a recorded run at 50 random moments (KILLS=…), resume it, and compare to the bit
 	@KILLS=$(or $(KILLS),50) KILL_SEED=$(or $(KILL_SEED),$$RANDOM) $(TEST)/python -m pytest -q tests/test_experiments.py -k killed

@@ -1,4 +1,4 @@
-"""For all tests: the scripts of tools/ and the extensions of book/_ext can be imported, and what was left out for want of a browser is said once, at the end."""
+"""For all tests: the scripts of tools/ and the extensions of book/_ext can be imported, the longest files begin first, and what was left out for want of a browser is said once, at the end."""
 import pathlib
 import sys
 
@@ -7,6 +7,17 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
 from browser import NO_CHROMIUM  # noqa: E402
+
+
+LONGEST = ["test_pdf.py", "test_course.py", "test_site.py", "test_diagnostics.py"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, each of which one process runs, so that all processes end at about the same time.
+
+    An order of files on the command line would not do: pytest drops a file whose folder is named, too. That pytest-xdist keeps this order needs --no-loadscope-reorder."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(trylast=True)

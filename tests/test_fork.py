@@ -118,10 +118,10 @@ def test_what_is_no_repository_is_refused(clone, name):
 def test_on_colab_a_lone_notebook_fetches_the_rest_and_leaves_torch_alone(clone, tmp_path):
     """Plays Colab: an environment of its own with a `google.colab` to import, one notebook in an empty folder, and git led to a local clone.
 
-    The environment sees the packages of this one, as Colab has many of its own, but for the two that are data, which the
+    The environment sees the packages of this one, pip too, as Colab has many of its own, but for the two that are data, which the
     set-up cell must install; PyTorch is a stand-in that would be noticed if it were replaced."""
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / pathlib.Path(sys.executable).parent.name / pathlib.Path(sys.executable).name
     site = pathlib.Path(subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
                                        capture_output=True, text=True, check=True).stdout.strip())

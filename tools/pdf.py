@@ -48,11 +48,22 @@ def title(tag):
     return tag.find(re.compile("h[1-6]")).decode_contents()
 
 
+def fold(text):
+    """`text`, HTML, in which the many tags inside blocks of code are plain text: to read them takes longer than all the rest. Not where one is a goal or a link."""
+    return re.sub(r"<pre>(.*?)</pre>", lambda block: block[0] if re.search(r"<[^>]* (id|href|src)=", block[1])
+                  else f"<pre data-folded>{html.escape(block[1], quote=False)}</pre>", text, flags=re.S)
+
+
+def unfold(text):
+    """What `fold` was given, after other changes."""
+    return re.sub(r'<pre data-folded="">(.*?)</pre>', lambda block: f"<pre>{html.unescape(block[1])}</pre>", text, flags=re.S)
+
+
 def chapter(site, page, level, pages, address):
     """The article of `page`, with ids and links that hold in the whole and its headings `level` levels down.
 
-    A link to what else the site has (its index, a file) leads to the site's `address`."""
-    article = BeautifulSoup((site / f"{page}.html").read_text(encoding="utf-8"), "html.parser").find("article")
+    A link to what else the site has (its index, a file) leads to the site's `address`. Code is still folded."""
+    article = BeautifulSoup(fold((site / f"{page}.html").read_text(encoding="utf-8")), "html.parser").find("article")
     for tag in article.select("script, style, button, a.headerlink, .sd-summary-state-marker"):
         tag.decompose()
     for tag in article.find_all(True):
@@ -152,7 +163,7 @@ def assemble(site):
 <html lang="{config["sphinx"]["config"]["language"]}" data-theme="light" data-mode="light">
 <head><meta charset="utf-8"><link rel="icon" href="data:,"><title>{html.escape(config["title"])}</title>
 {"".join(head)}<style>{(ROOT / "tools" / "pdf.css").read_text(encoding="utf-8")}{"".join(running)}</style>{scripts}</head>
-<body><main class="bd-content">{front}{"".join(map(str, body))}</main></body></html>"""
+<body><main class="bd-content">{front}{unfold("".join(map(str, body)))}</main></body></html>"""
 
 
 def fill(text, numbers):
@@ -193,8 +204,8 @@ def open_browser(playwright):
     raise SystemExit(NO_BROWSER)
 
 
-def print_page(browser, site, text, file):
-    """Print the HTML `text` to `file`; whatever the page complains of is an error."""
+def print_page(browser, site, text, file, quick=False):
+    """Print the HTML `text` to `file`; whatever the page complains of is an error. A `quick` print has no outline and no tags for screen readers."""
     with serve(site) as address, contextlib.closing(browser.new_page(viewport={"width": WIDTH, "height": 1000})) as tab:
         complaints = []
         tab.route(f"{address}book.html", lambda route: route.fulfill(body=text, content_type="text/html; charset=utf-8"))
@@ -210,7 +221,7 @@ def print_page(browser, site, text, file):
             ...[...document.querySelectorAll('a[href^="#"]')].filter(a => !document.getElementById(decodeURIComponent(a.hash.slice(1)))).map(a => `no goal ${a.hash}`)]""")
         if complaints:
             raise SystemExit("the book does not print:\n" + "\n".join(sorted(set(complaints))))
-        tab.pdf(path=file, prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
+        tab.pdf(path=file, prefer_css_page_size=True, print_background=True, tagged=not quick, outline=not quick)
 
 
 def describe(file, text):
@@ -224,7 +235,7 @@ def describe(file, text):
     writer.add_metadata({"/Title": config["title"], "/Author": config["author"], "/Subject": f"Edition {version}", "/CreationDate": stamp, "/ModDate": stamp})
     writer.page_mode = "/UseOutlines"
     writer.root_object[NameObject("/ViewerPreferences")] = DictionaryObject({NameObject("/DisplayDocTitle"): BooleanObject(True)})
-    headings = [" ".join(heading.get_text().split()) for heading in BeautifulSoup(text, "html.parser").find_all(re.compile("^h[1-6]$"))]
+    headings = [" ".join(heading.get_text().split()) for heading in BeautifulSoup(fold(text), "html.parser").find_all(re.compile("^h[1-6]$"))]
 
     def bookmarks(item):
         while item is not None:
