@@ -23,6 +23,7 @@ TOOL = ROOT / "tools" / "pdf.py"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 RIGHT = 210 - 20  # the right margin of a page, in mm
 MM = 72 / 25.4
+FOREIGN = re.compile("[\u2e80-\uffff\U00010000-\U0010ffff]")  # what comes from fonts for emoji and Chinese
 
 
 def texts_of(file):
@@ -221,7 +222,7 @@ def test_links_lead_into_the_book_or_to_the_world(reader):
 def test_mathematics_is_typeset_and_no_markup_is_left(reader, texts):
     whole = "\n".join(texts)
     assert "∑" in whole and not re.search(r"\\(frac|sum|log|le|mathbb|begin)\b", whole)
-    assert not re.search(r"\{(glue|numref|term|footcite|cite)\b|```|:::|Show code|(?<![\d,._])000$", whole, re.M)
+    assert not re.search(r"\{(glue|numref|term|footcite|cite)\b|```|:::|Show code|(?<![\d,._])(?<!\| )000$", whole, re.M)
 
 
 def test_solutions_come_last_and_are_led_to(site, reader, texts):
@@ -241,8 +242,10 @@ def cut(wanted, read):
 
 
 def test_no_line_of_code_is_broken_or_cut(site, read):
-    """Lines of up to 92 columns stand whole on one line, and everything in the code's letters ends left of the margin."""
-    wanted = [line for page in PAGES for cell in look(site, page)[2] for line in cell if line.strip() and len(line) <= 92]
+    """Lines of up to 92 columns stand whole on one line, and everything in the code's letters ends left of the margin.
+
+    (But for lines with signs that the code's letters lack, emoji and Chinese: another font has them, wider, and PDFium reads them in an order of their own.)"""
+    wanted = [line for page in PAGES for cell in look(site, page)[2] for line in cell if line.strip() and len(line) <= 92 and not FOREIGN.search(line)]
     assert max(map(len, wanted)) > 88
     broken, wide = cut(wanted, read)
     assert not broken and not wide, (broken[:5], wide[:5])
@@ -300,7 +303,7 @@ def torn(chromium, site, text, file):
 
 def without_numbers(texts):
     """The texts without what differs between a print with and one without page numbers."""
-    return [re.sub(r"\d+", "", squeeze(text)) for text in texts]
+    return [FOREIGN.sub("", re.sub(r"\d+", "", squeeze(text))) for text in texts]
 
 
 def test_nothing_is_torn_that_fits_on_a_page(first, file, texts):
