@@ -566,6 +566,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'practitioner.lstm.load_weights': ('lstm.html#load_weights', 'practitioner/lstm.py'),
                                    'practitioner.lstm.lstm_backward': ('lstm.html#lstm_backward', 'practitioner/lstm.py'),
                                    'practitioner.lstm.lstm_forward': ('lstm.html#lstm_forward', 'practitioner/lstm.py'),
+                                   'practitioner.lstm.mixed': ('lstm.html#mixed', 'practitioner/lstm.py'),
                                    'practitioner.lstm.one_product': ('lstm.html#one_product', 'practitioner/lstm.py'),
                                    'practitioner.lstm.output_loss_in_parts': ('lstm.html#output_loss_in_parts', 'practitioner/lstm.py'),
                                    'practitioner.lstm.project': ('lstm.html#project', 'practitioner/lstm.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['by_gates', 'one_product', 'project', 'inputs_first', 'lstm_forward', 'lstm_backward', 'Recurrence', 'by_hand', 'LSTM',
            'ScaledEmbedding', 'LSTMLM', 'train_bpe', 'encode_all', 'OutputLoss', 'output_loss_in_parts', 'save_weights',
-           'load_weights']
+           'load_weights', 'mixed']
 
 # %% ../notebooks/32_lstm.ipynb #88b99970
 import torch
@@ -281,3 +281,8 @@ def load_weights(path):
         for name, value in parameters.items():
             value.copy_(tensors[name])
     return model.eval()
+
+# %% ../notebooks/32_lstm.ipynb #mixed-surprise
+def mixed(network, table, share):
+    """The surprise in bits of a mixture of which `share` is the table's: (T,), as both."""
+    return -np.log2((1 - share) * 2.0 ** -network + share * 2.0 ** -table)

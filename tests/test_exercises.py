@@ -2303,18 +2303,20 @@ WRONG |= {
 
 # 42_attention: packed_mask
 
-def packed(tokens, end, number, before=torch.Tensor.tril):
-    """The mask of rows whose places are numbered so."""
+def packed(tokens, end, before=torch.Tensor.tril):
+    """The mask of rows, each place of which belongs to a conversation; `before` leaves of it what may be seen."""
+    ended = tokens == end
+    number = ended.cumsum(dim=1) - ended.long()
     return before(number[:, :, None] == number[:, None, :])[:, None]
 
 
 def packed_end_begins_the_next(tokens, end):
-    return packed(tokens, end, (tokens == end).cumsum(dim=1))
+    number = (tokens == end).cumsum(dim=1)
+    return (number[:, :, None] == number[:, None, :]).tril()[:, None]
 
 
 def packed_sees_the_future(tokens, end):
-    ended = tokens == end
-    return packed(tokens, end, ended.cumsum(dim=1) - ended.long(), lambda mask: mask)
+    return packed(tokens, end, before=lambda mask: mask)
 
 
 def packed_looks_back_into_all(tokens, end):
@@ -2322,111 +2324,88 @@ def packed_looks_back_into_all(tokens, end):
 
 
 def packed_not_itself(tokens, end):
-    ended = tokens == end
-    return packed(tokens, end, ended.cumsum(dim=1) - ended.long(), lambda mask: mask.tril(-1))
+    return packed(tokens, end, before=lambda mask: mask.tril(-1))
 
 
 def packed_counts_across_rows(tokens, end):
     ended = (tokens == end).flatten()
-    return packed(tokens, end, (ended.cumsum(dim=0) // 2 - ended.long()).view(tokens.shape))
+    number = (ended.cumsum(dim=0) // 2 - ended.long()).view(tokens.shape)
+    return (number[:, :, None] == number[:, None, :]).tril()[:, None]
 
 
 def packed_end_is_zero(tokens, end):
-    ended = tokens == 0
-    return packed(tokens, end, ended.cumsum(dim=1) - ended.long())
+    return packed(tokens, 0)
 
 
 def packed_without_the_axis_of_heads(tokens, end):
-    ended = tokens == end
-    return packed(tokens, end, ended.cumsum(dim=1) - ended.long())[:, 0]
+    return packed(tokens, end)[:, 0]
 
 
 def packed_as_numbers(tokens, end):
-    ended = tokens == end
-    return packed(tokens, end, ended.cumsum(dim=1) - ended.long()).float()
+    return packed(tokens, end).float()
 
 
 # 42_attention: grouped_attend
 
-def grouped_in_turn(q, k, v):
-    """The first query goes to the first head, the second to the second, and so on round."""
-    group, left = divmod(q.shape[1], k.shape[1])
-    if left:
+def grouped(q, k, v, turned=lambda q, k, v: (q, k, v), mask=True):
+    """The right answer, but for what `turned` makes of queries, keys and values."""
+    if q.shape[1] % k.shape[1]:
         raise ValueError("in equal groups")
-    return attend(q, k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1), causal_mask(q.shape[2]))
-
-
-def grouped(q, k, v, mask=True):
-    group = q.shape[1] // k.shape[1]
-    k, v = (part.repeat_interleave(group, dim=1)[:, :q.shape[1]] for part in (k, v))
+    q, k, v = turned(q, k, v)
+    k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
     return attend(q, k, v, causal_mask(q.shape[2]) if mask else None)
 
 
+def grouped_in_turn(q, k, v):
+    """The first query goes to the first head, the second to the second, and so on round."""
+    return grouped(q, k, v, lambda q, *both: (q, *(part.repeat(1, q.shape[1] // part.shape[1], 1, 1) for part in both)))
+
+
 def grouped_without_the_mask(q, k, v):
-    if q.shape[1] % k.shape[1]:
-        raise ValueError("in equal groups")
     return grouped(q, k, v, mask=False)
 
 
 def grouped_with_any_number(q, k, v):
     k, v = (part[:, torch.arange(q.shape[1]) * part.shape[1] // q.shape[1]] for part in (k, v))
-    return attend(q, k, v, causal_mask(q.shape[2]))
+    return grouped(q, k, v)
 
 
 def grouped_all_to_the_first(q, k, v):
-    if q.shape[1] % k.shape[1]:
-        raise ValueError("in equal groups")
-    return grouped(q, k[:, :1], v[:, :1])
+    return grouped(q, k, v, lambda q, k, v: (q, k[:, :1], v[:, :1]))
 
 
 def grouped_the_mean_of_the_keys(q, k, v):
-    if q.shape[1] % k.shape[1]:
-        raise ValueError("in equal groups")
-    return grouped(q, k.mean(dim=1, keepdim=True), v.mean(dim=1, keepdim=True))
+    return grouped(q, k, v, lambda q, *both: (q, *(part.mean(dim=1, keepdim=True) for part in both)))
 
 
 def grouped_not_divided(q, k, v):
-    if q.shape[1] % k.shape[1]:
-        raise ValueError("in equal groups")
-    return grouped(q * math.sqrt(q.shape[-1]), k, v)
+    return grouped(q, k, v, lambda q, k, v: (q * math.sqrt(q.shape[-1]), k, v))
 
 
 # 42_attention: window_mask
 
-def window_one_more(T, window):
-    if window < 1:
-        raise ValueError("at least 1")
-    return causal_mask(T) & ~causal_mask(T).tril(-window - 1)
+def window_variation(mask):
+    """mask(T, window), which refuses a window of nothing, as it should."""
+    def windowed(T, window):
+        if window < 1:
+            raise ValueError("at least 1")
+        return mask(T, window)
+    return windowed
 
 
-def window_both_sides(T, window):
-    if window < 1:
-        raise ValueError("at least 1")
-    near = ~causal_mask(T).tril(-window)
-    return near & near.T
-
-
-def window_without_itself(T, window):
-    if window < 1:
-        raise ValueError("at least 1")
-    return causal_mask(T).tril(-1) & ~causal_mask(T).tril(-window - 1)
+def near(T, window):
+    return ~causal_mask(T).tril(-window)
 
 
 def window_of_none(T, window):
-    return causal_mask(T) & ~causal_mask(T).tril(-window)
+    return causal_mask(T) & near(T, window)
 
 
-def window_in_blocks(T, window):
-    if window < 1:
-        raise ValueError("at least 1")
-    block = torch.arange(T) // window
-    return causal_mask(T) & (block[:, None] == block[None, :])
-
-
-def window_as_numbers(T, window):
-    if window < 1:
-        raise ValueError("at least 1")
-    return (causal_mask(T) & ~causal_mask(T).tril(-window)).float()
+window_one_more = window_variation(lambda T, window: window_of_none(T, window + 1))
+window_both_sides = window_variation(lambda T, window: near(T, window) & near(T, window).T)
+window_without_itself = window_variation(lambda T, window: causal_mask(T).tril(-1) & near(T, window + 1))
+window_in_blocks = window_variation(lambda T, window: causal_mask(T) & (torch.arange(T)[:, None] // window == torch.arange(T) // window))
+window_as_numbers = window_variation(lambda T, window: window_of_none(T, window).float())
 
 
 # 42_attention: shift_matrix

@@ -16,7 +16,7 @@ import pdf
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from test_site import browser, NOTEBOOKS, PAGES, server, site  # noqa: F401
+from test_site import browser, NOTEBOOKS, PAGES, parse, server, site  # noqa: F401
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "pdf.py"
@@ -129,7 +129,7 @@ def squeeze(text):
 @functools.lru_cache(maxsize=None)
 def look(site, page):
     """Of a page of the site its headings, how many solutions it has, and the lines of each code cell."""
-    article = BeautifulSoup(pdf.fold((site / f"{page}.html").read_text(encoding="utf-8")), "html.parser").find("article")
+    article = parse(site / f"{page}.html", folded=True).find("article")
     for link in article.select("a.headerlink"):
         link.decompose()
     cells = [BeautifulSoup(pdf.unfold(str(cell)), "html.parser").get_text().strip("\n").splitlines() for cell in article.select("div.cell_input pre")]
