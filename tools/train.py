@@ -1,9 +1,10 @@
 """Train what the book keeps as weights and curves (`make train`), each run recorded under runs/ and taken up again after a stop.
 
-Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm and data/gpt: weights in
-float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
+Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm, data/gpt and data/recipe: weights
+in float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
 wrote at several ages. Nothing is chosen on test."""
 import argparse
+import concurrent.futures
 import dataclasses
 import fnmatch
 import functools
@@ -25,14 +26,16 @@ from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E4
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
+from practitioner.recipe import adamw, Decoder, decoder_loss, muon_and_adamw, Recipe  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
-from practitioner.steps import cosine, linear  # noqa: E402
+from practitioner.steps import cosine, linear, wsd  # noqa: E402
 
-RECORDED, KEPT, KEPT_GPT, SAVE_EVERY = ROOT / "runs", ROOT / "data" / "lstm", ROOT / "data" / "gpt", 200
+RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
 MEGABYTE = 1_000_000
+WEIGHTS = "lstm", "bytes", "gpt1-small"  # the runs whose weights are kept
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
@@ -50,10 +53,37 @@ GPT1 = dict(kind="gpt", vocabulary="bpe-4096", model=dict(n_positions=128, n_emb
             betas=[0.9, 0.999], decay=0.01, clip=1.0, seed=0, bytes=None, average=False)
 RUNS["gpt1-small"] = GPT1 | dict(steps=3600, ages=[0, 100, 400, 1200, 3600])  # once through the text
 
+# One change of the recipe at a time, in the time that STEPS of GPT-1's take: a change has as many as fit, by what one of its steps costs in steps of GPT-1's
+# (tools/bench.py recipe; fixed beforehand).
+STEPS = 675
+DECODER = dict(kind="decoder", vocabulary="bpe-4096", model={}, rows=6, optimizer="adamw", rate=3e-3, schedule="cosine", warmup=50, betas=[0.9, 0.999], decay=0.01,
+               clip=1.0, bytes=None, average=False)
+CHANGES = {
+    "gpt1": (1.0, {}),
+}
+
+
+def changed(settings, change):
+    """Settings with a change, of which `model` is added to the model's."""
+    return settings | change | dict(model=settings["model"] | change.get("model", {}))
+
+
+RUNS |= {f"recipe-{name}-{seed}": changed(DECODER, change) | dict(steps=round(STEPS / cost), seed=seed)
+         for name, (cost, change) in CHANGES.items() for seed in (1, 2, 3)}
+RUNS |= {f"rate-{name}-{factor}": changed(DECODER, CHANGES["gpt1"][1] | change) | dict(rate=factor * 1e-3, steps=STEPS, seed=0)
+         for name, change in (("gpt1", {}), ("pre-norm", dict(model=dict(pre_norm=True)))) for factor in (1.5, 3, 6)}
+RUNS |= {f"rate-muon-{factor}": DECODER | dict(optimizer="muon", muon_rate=factor * 1e-3, steps=round(STEPS / 1.4), seed=0) for factor in (3, 6, 12)}
+
 
 @functools.cache
 def texts():
     return load_corpus()
+
+
+def tokenizer_file(vocabulary):
+    """Where a vocabulary is kept: in data, or for trials only beside the runs."""
+    kept = [folder / f"{vocabulary}.json" for folder in (DATA / "lstm", DATA / "recipe", RECORDED)]
+    return next((file for file in kept if file.exists()), kept[-1])
 
 
 @functools.cache
@@ -62,9 +92,10 @@ def tokens(vocabulary):
     if vocabulary == "bytes":
         parts = [np.frombuffer(texts().text(part).encode(), np.uint8) for part in ("train", "validation")]
         return *parts, np.ones(256, int)
-    file = KEPT / f"{vocabulary}.json"
+    file = tokenizer_file(vocabulary)
     from tokenizers import Tokenizer
     if not file.exists():
+        file.parent.mkdir(exist_ok=True)
         train_bpe([serialise(conversation.turns) for conversation in texts().train], int(vocabulary.removeprefix("bpe-"))).save(str(file), pretty=False)
     tokenizer = Tokenizer.from_file(str(file))
     sizes = np.array([len(tokenizer.id_to_token(token)) for token in range(tokenizer.get_vocab_size())])  # byte-level: a letter for each byte
@@ -86,6 +117,7 @@ class Program:
     loss: Callable
     schedule: Callable
     bits: Callable = bits
+    folder: str = "lstm"  # in data
 
 
 def lstm(settings, own, sizes):
@@ -104,16 +136,28 @@ def gpt(settings, own, sizes):
     return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]),
                    torch.optim.AdamW(decay_groups(model, settings["decay"]), lr=settings["rate"], betas=settings["betas"], fused=True),
                    tied_loss, cosine(settings["steps"], settings["warmup"]),
-                   functools.partial(bits, length=length, context=length // 2, batch_size=32))
+                   functools.partial(bits, length=length, context=length // 2, batch_size=32), "gpt")
 
 
-PROGRAMS = {"lstm": lstm, "gpt": gpt}
+def decoder(settings, own, sizes):
+    """The program of a decoder by any recipe, on windows of text, as long as it has positions."""
+    model = Decoder(Recipe(vocab_size=len(sizes), **settings["model"]))
+    length, steps, warmup = model.context, settings["steps"], settings["warmup"]
+    how = dict(rate=settings["rate"], betas=settings["betas"])
+    optimizer = (muon_and_adamw(model, muon_rate=settings["muon_rate"], weight_decay=settings["decay"], **how) if settings["optimizer"] == "muon"
+                 else adamw(decay_groups(model, settings["decay"]), **how))
+    schedule = dict(cosine=cosine, linear=linear, wsd=functools.partial(wsd, decay=steps // 3))[settings["schedule"]](steps, warmup=warmup)
+    return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]), optimizer, decoder_loss, schedule,
+                   functools.partial(bits, length=length, context=length // 2, batch_size=4096 // length), "recipe")
+
+
+PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder}
 
 
 def sample(model, settings, length=60, temperature=0.7):
     """What the model writes after the end of a conversation, as text."""
     from tokenizers import Tokenizer
-    tokenizer, steps = Tokenizer.from_file(str(KEPT / f"{settings['vocabulary']}.json")), StepByStep(model, model.config.n_positions)
+    tokenizer, steps = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), StepByStep(model, model.config.n_positions)
     opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
     written, _ = write_on(steps, opening, length, temperature, np.random.default_rng(settings["seed"]))
     return "A:" + tokenizer.decode(written)
@@ -130,15 +174,14 @@ def by_ages(name, settings, go_on, model):
     return go_on(settings["steps"]), json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def carry_out(name):
-    """Train the run called `name`, or go on with it; keep its curve."""
+def trained(name):
+    """Train the run called `name`, or go on with it: the folder of data where it belongs, and what is to be kept of it. Weights are kept at once."""
     settings = RUNS[name]
-    kind = settings.get("kind", "lstm")
     own, validation, sizes = tokens(settings["vocabulary"])
     if settings["bytes"]:
         own = own[:np.searchsorted(np.cumsum(sizes[own]), settings["bytes"])]
     seed_everything(settings["seed"])
-    program = PROGRAMS[kind](settings, own, sizes)
+    program = PROGRAMS[settings.get("kind", "lstm")](settings, own, sizes)
     averaged = None
     if settings["average"]:  # of the second half of the run; not kept over a stop
         averaged, done = torch.optim.swa_utils.AveragedModel(program.model), iter(range(settings["steps"]))
@@ -161,25 +204,38 @@ def carry_out(name):
                 epochs=round(settings["steps"] / program.batches.per_epoch, 3),
                 data=run.record["data"], sessions=len(run.record["sessions"]), **{key: session[key] for key in ("begun", "commit", "patch", "machine", "versions", "threads")},
                 curve=[[record["step"] + 1, round(record["seconds"], 1), round(record["validation"], 4)] for record in history if "validation" in record])
-    if kind == "gpt":
+    if program.folder != "lstm":
         kept |= dict(losses=[round(float(part.mean() * per_byte), 4) for part in np.split(losses, range(10, len(losses), 10))], samples=written)
-    folder = dict(lstm=KEPT, gpt=KEPT_GPT)[kind]
-    every = json.loads((folder / "runs.json").read_text(encoding="utf-8")) if (folder / "runs.json").exists() else {}
-    write_atomically(folder / "runs.json", json.dumps(every | {name: kept}, indent=1, sort_keys=True) + "\n")
-    if name in ("lstm", "bytes", "gpt1-small"):
-        save_weights(folder / f"{name}.safetensors", judged, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
+    if name in WEIGHTS:
+        save_weights(DATA / program.folder / f"{name}.safetensors", judged, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
     print(f"{name}: {score:.4f} bits per byte of validation, {history[-1]['seconds']:.0f} s", flush=True)
+    return DATA / program.folder / "runs.json", kept
+
+
+def keep(name, file, kept):
+    """Add what is kept of a run to the others of its folder."""
+    every = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_atomically(file, json.dumps(every | {name: kept}, indent=1, sort_keys=True) + "\n")
+
+
+def carry_out(name):
+    """Train the run called `name`, or go on with it, and keep its curve."""
+    keep(name, *trained(name))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["lstm"], help=f"of {', '.join(RUNS)}")
-    for pattern in parser.parse_args().names:
-        names = fnmatch.filter(RUNS, pattern)
+    parser.add_argument("-n", "--jobs", type=int, default=1, help="how many runs at a time, each on the threads that OMP_NUM_THREADS allows")
+    arguments = parser.parse_args()
+    chosen = {pattern: fnmatch.filter(RUNS, pattern) for pattern in arguments.names}
+    for pattern, names in chosen.items():
         if not names:
             parser.error(f"no run is called {pattern}; there are {', '.join(RUNS)}")
-        for name in names:
-            carry_out(name)
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as workers:
+        begun = {workers.submit(trained, name): name for names in chosen.values() for name in names}
+        for done in concurrent.futures.as_completed(begun):
+            keep(begun[done], *done.result())
 
 
 if __name__ == "__main__":
