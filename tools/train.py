@@ -56,10 +56,28 @@ RUNS["gpt1-small"] = GPT1 | dict(steps=3600, ages=[0, 100, 400, 1200, 3600])  # 
 # One change of the recipe at a time, in the time that STEPS of GPT-1's take: a change has as many as fit, by what one of its steps costs in steps of GPT-1's
 # (tools/bench.py recipe; fixed beforehand).
 STEPS = 675
-DECODER = dict(kind="decoder", vocabulary="bpe-4096", model={}, rows=6, optimizer="adamw", rate=3e-3, schedule="cosine", warmup=50, betas=[0.9, 0.999], decay=0.01,
+DECODER = dict(kind="decoder", vocabulary="bpe-4096", model={}, rows=6, optimizer="adamw", rate=1.5e-3, schedule="cosine", warmup=50, betas=[0.9, 0.999], decay=0.01,
                clip=1.0, bytes=None, average=False)
+MUON = dict(optimizer="muon", muon_rate=6e-3)
 CHANGES = {
     "gpt1": (1.0, {}),
+    "pre-norm": (1.01, dict(model=dict(pre_norm=True))),
+    "rms": (1.04, dict(model=dict(norm="rms"))),
+    "rotary": (1.03, dict(model=dict(positions="rotary"))),
+    "swiglu": (0.98, dict(model=dict(inner="swiglu", n_inner=512))),  # as many parameters
+    "relu2": (0.95, dict(model=dict(inner="relu2"))),
+    "qk-norm": (1.03, dict(model=dict(qk_norm=True))),
+    "untied": (1.0, dict(model=dict(tied=False))),
+    "muon": (1.39, MUON),
+    "linear": (1.0, dict(schedule="linear")),
+    "wsd": (1.0, dict(schedule="wsd")),
+    "deep": (1.11, dict(model=dict(n_layer=4, n_embd=144, n_inner=576))),
+    "wide": (1.0, dict(model=dict(n_layer=1, n_embd=256, n_head=4, n_inner=1024))),
+    "context-64": (1.0, dict(model=dict(n_positions=64), rows=12)),
+    "context-256": (1.09, dict(model=dict(n_positions=256), rows=3)),
+    "bpe-1024": (0.7, dict(vocabulary="bpe-1024")),
+    "bpe-8192": (1.49, dict(vocabulary="bpe-8192")),
+    "double-batches": (2.02, dict(rows=12)),
 }
 
 
@@ -70,9 +88,9 @@ def changed(settings, change):
 
 RUNS |= {f"recipe-{name}-{seed}": changed(DECODER, change) | dict(steps=round(STEPS / cost), seed=seed)
          for name, (cost, change) in CHANGES.items() for seed in (1, 2, 3)}
-RUNS |= {f"rate-{name}-{factor}": changed(DECODER, CHANGES["gpt1"][1] | change) | dict(rate=factor * 1e-3, steps=STEPS, seed=0)
-         for name, change in (("gpt1", {}), ("pre-norm", dict(model=dict(pre_norm=True)))) for factor in (1.5, 3, 6)}
-RUNS |= {f"rate-muon-{factor}": DECODER | dict(optimizer="muon", muon_rate=factor * 1e-3, steps=round(STEPS / 1.4), seed=0) for factor in (3, 6, 12)}
+RUNS |= {f"rate-{name}-{factor}": changed(DECODER, CHANGES[name][1]) | dict(rate=factor * 1e-3, steps=round(STEPS / CHANGES[name][0]), seed=0)
+         for name in ("gpt1", "pre-norm") for factor in (0.75, 1.5, 3)}
+RUNS |= {f"rate-muon-{factor}": changed(DECODER, MUON) | dict(muon_rate=factor * 1e-3, steps=round(STEPS / CHANGES["muon"][0]), seed=0) for factor in (3, 6, 12)}
 
 
 @functools.cache
@@ -118,6 +136,7 @@ class Program:
     schedule: Callable
     bits: Callable = bits
     folder: str = "lstm"  # in data
+    judgements: int = 8  # of a piece of the validation part, on the way
 
 
 def lstm(settings, own, sizes):
@@ -148,7 +167,7 @@ def decoder(settings, own, sizes):
                  else adamw(decay_groups(model, settings["decay"]), **how))
     schedule = dict(cosine=cosine, linear=linear, wsd=functools.partial(wsd, decay=steps // 3))[settings["schedule"]](steps, warmup=warmup)
     return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]), optimizer, decoder_loss, schedule,
-                   functools.partial(bits, length=length, context=length // 2, batch_size=4096 // length), "recipe")
+                   functools.partial(bits, length=length, context=length // 2, batch_size=4096 // length), "recipe", 2)
 
 
 PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder}
@@ -192,7 +211,7 @@ def trained(name):
     run = begin(RECORDED / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
     go_on = functools.partial(
         train, program.trained, program.batches, program.optimizer, schedule=program.schedule, clip=settings["clip"], loss=program.loss,
-        evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // 8, 50),
+        evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // program.judgements, 50),
         run=run, save_every=SAVE_EVERY, device="cpu")
     history, written = by_ages(name, settings, go_on, program.model)
     judged = averaged.module if averaged else program.model
