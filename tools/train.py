@@ -5,11 +5,14 @@ in float16, and in runs.json of every run its settings, its code, its curve, its
 wrote at several ages. Nothing is chosen on test."""
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import fnmatch
 import functools
+import importlib.util
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -21,14 +24,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import write_atomically  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
-from practitioner.experiments import begin, digest_of, seed_everything, train  # noqa: E402
+from practitioner.experiments import begin, digest_of, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
-from practitioner.recipe import adamw, Decoder, decoder_loss, muon_and_adamw, Recipe  # noqa: E402
+from practitioner.recipe import Decoder, decoder_loss, optimizer_of, Recipe, schedule_of  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
-from practitioner.steps import cosine, linear, wsd  # noqa: E402
+from practitioner.steps import cosine, linear  # noqa: E402
 
 RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
@@ -93,6 +96,22 @@ RUNS |= {f"rate-{name}-{factor}": changed(DECODER, CHANGES[name][1]) | dict(rate
 RUNS |= {f"rate-muon-{factor}": changed(DECODER, MUON) | dict(muon_rate=factor * 1e-3, steps=round(STEPS / CHANGES["muon"][0]), seed=0) for factor in (3, 6, 12)}
 
 
+# What helped, together, and without biases, as Qwen3 has it: for as long as the changes, over the same seeds; then the book's model, for longer.
+TOGETHER = MUON | dict(schedule="wsd", model=dict(norm="rms", pre_norm=True, positions="rotary", inner="swiglu", n_inner=512, qk_norm=True, bias=False, tied=False))
+RUNS |= {f"recipe-all-{seed}": changed(DECODER, TOGETHER) | dict(steps=round(STEPS / 1.39), seed=seed) for seed in (1, 2, 3)}
+FIVE_MINUTES = 2 * round(STEPS * 300 / 90)  # of two cores, in steps of GPT-1's
+BOOK = changed(DECODER, TOGETHER) | dict(rows=12, rate=3e-3, warmup=100, seed=0)
+RUNS |= {f"book-{name}": changed(BOOK, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, (cost, change) in {
+    "slow": (2.37, {}), "fast": (2.37, dict(muon_rate=1.2e-2)), "deep": (3.01, dict(model=dict(n_layer=3))), "tied": (2.37, dict(model=dict(tied=True)))}.items()}
+
+# nanoGPT in the same time: its README's settings for a CPU, over bytes and over our tokens; and in our shape.
+NANOGPT = dict(kind="nanogpt", commit="3adf61e154c3fe3fca428ad6bc3818b27a3b8291", vocabulary="bytes", rows=12, rate=1e-3, floor=0.1, warmup=100, betas=[0.9, 0.99], decay=0.1,
+               clip=1.0, seed=0, bytes=None, average=False, model=dict(block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False))
+RUNS |= {f"nanogpt-{name}": changed(NANOGPT, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, (cost, change) in {
+    "bytes": (0.59, {}), "tokens": (0.91, dict(vocabulary="bpe-4096")),
+    "shape": (0.99, dict(vocabulary="bpe-4096", rows=6, model=dict(block_size=128, n_layer=2, n_head=3, n_embd=192)))}.items()}
+
+
 @functools.cache
 def texts():
     return load_corpus()
@@ -125,6 +144,11 @@ def bits(model, text, sizes, length=640, context=128, batch_size=8):
     return surprise_of(model, text, length, batch_size, context).sum() / sizes[text].sum()
 
 
+def bits_in_windows(length):
+    """`bits` in windows as long as a model's positions reach, half of which overlap."""
+    return functools.partial(bits, length=length, context=length // 2, batch_size=4096 // length)
+
+
 @dataclasses.dataclass
 class Program:
     """What makes a run: the model, the module whose parameters are trained (itself, or around it), and all that `train` is given."""
@@ -155,22 +179,60 @@ def gpt(settings, own, sizes):
     return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]),
                    torch.optim.AdamW(decay_groups(model, settings["decay"]), lr=settings["rate"], betas=settings["betas"], fused=True),
                    tied_loss, cosine(settings["steps"], settings["warmup"]),
-                   functools.partial(bits, length=length, context=length // 2, batch_size=32), "gpt")
+                   bits_in_windows(length), "gpt")
 
 
 def decoder(settings, own, sizes):
     """The program of a decoder by any recipe, on windows of text, as long as it has positions."""
     model = Decoder(Recipe(vocab_size=len(sizes), **settings["model"]))
-    length, steps, warmup = model.context, settings["steps"], settings["warmup"]
-    how = dict(rate=settings["rate"], betas=settings["betas"])
-    optimizer = (muon_and_adamw(model, muon_rate=settings["muon_rate"], weight_decay=settings["decay"], **how) if settings["optimizer"] == "muon"
-                 else adamw(decay_groups(model, settings["decay"]), **how))
-    schedule = dict(cosine=cosine, linear=linear, wsd=functools.partial(wsd, decay=steps // 3))[settings["schedule"]](steps, warmup=warmup)
-    return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]), optimizer, decoder_loss, schedule,
-                   functools.partial(bits, length=length, context=length // 2, batch_size=4096 // length), "recipe", 2)
+    return Program(model, model, Windows(own, model.context, settings["rows"], settings["seed"]), optimizer_of(model, settings), decoder_loss,
+                   schedule_of(settings), bits_in_windows(model.context), "recipe", 2)
 
 
-PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder}
+class Whole(torch.nn.Module):
+    """A GPT of nanoGPT, which gives all logits only where it is given targets."""
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.settings = inner, dataclasses.asdict(inner.config)
+
+    def forward(self, tokens):
+        return self.inner(tokens, tokens)[0]
+
+    def loss(self, batch):
+        return self.inner(batch[:, :-1], batch[:, 1:].contiguous())[1]
+
+
+class Crops:
+    """Batches as nanoGPT takes them: windows that begin anywhere."""
+    def __init__(self, own, length, rows, seed):
+        self.own, self.length, self.rows, self.seed = own, length, rows, seed
+        self.per_epoch = len(own) / (length * rows)
+
+    def __call__(self, step):
+        starts = np.random.default_rng([self.seed, step]).integers(len(self.own) - self.length, size=(self.rows, 1))
+        return torch.from_numpy(self.own[starts + np.arange(self.length + 1)].astype(np.int64))
+
+
+def nanogpt(settings, own, sizes):
+    """The program of nanoGPT's own model, optimiser and schedule. Its code is in the folder that NANOGPT names, at the commit in the settings."""
+    folder = os.environ.get("NANOGPT")
+    if not folder:
+        raise SystemExit(f"NANOGPT names no folder: clone https://github.com/karpathy/nanoGPT, check {settings['commit']} out, and set NANOGPT to its folder")
+    there = git(folder, "rev-parse", "HEAD").decode().strip()
+    if there != settings["commit"]:
+        raise SystemExit(f"{folder} is at {there}, and the run is of {settings['commit']}")
+    spec = importlib.util.spec_from_file_location("nanogpt_model", pathlib.Path(folder) / "model.py")
+    code = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+    with contextlib.redirect_stdout(sys.stderr):
+        inner = code.GPT(code.GPTConfig(vocab_size=len(sizes), **settings["model"]))
+        optimizer = inner.configure_optimizers(settings["decay"], settings["rate"], tuple(settings["betas"]), "cpu")
+    length, model = inner.config.block_size, Whole(inner)
+    return Program(model, model, Crops(own, length, settings["rows"], settings["seed"]), optimizer, Whole.loss,
+                   cosine(settings["steps"], settings["warmup"], settings["floor"]), bits_in_windows(length), "recipe")
+
+
+PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt}
 
 
 def sample(model, settings, length=60, temperature=0.7):
