@@ -75,6 +75,7 @@ CHANGES = {
     "linear": (1.0, dict(schedule="linear")),
     "wsd": (1.0, dict(schedule="wsd")),
     "deep": (1.11, dict(model=dict(n_layer=4, n_embd=144, n_inner=576))),
+    "deep-pre-norm": (1.12, dict(model=dict(n_layer=4, n_embd=144, n_inner=576, pre_norm=True))),
     "wide": (1.0, dict(model=dict(n_layer=1, n_embd=256, n_head=4, n_inner=1024))),
     "context-64": (1.0, dict(model=dict(n_positions=64), rows=12)),
     "context-256": (1.09, dict(model=dict(n_positions=256), rows=3)),
