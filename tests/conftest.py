@@ -9,7 +9,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
 from browser import NO_CHROMIUM  # noqa: E402
 
 
-LONGEST = ["test_pdf.py", "test_course.py", "test_site.py", "test_diagnostics.py"]
+LONGEST = ["test_pdf.py", "test_course.py", "test_site.py", "test_diagnostics.py", "test_strict.py"]
 
 
 @pytest.hookimpl(trylast=True)

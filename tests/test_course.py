@@ -130,10 +130,14 @@ REFERENCES = {  # to what is left out, and what is read in their place
     "[](../notebooks/11_surprise.ipynb)": "Surprise", "{chapter}`11_surprise`": "Surprise", "{chapter}`eight <11_surprise>`": "eight"}
 
 
+# A few pages, so that they are built quickly; that a whole course whose other pages refer to what is left out can be built is shown above.
+SOME = ["book/information", "notebooks/10_corpus", "notebooks/11_surprise", "book/status"]
+
+
 @whole
 def test_what_is_left_out_is_named_and_not_linked_and_its_numbers_stand(tmp_path):
     """One notebook is left out, and a page of one's own, with a label, an equation and a glossary."""
-    folder = copy_sources(tmp_path)
+    folder = copy_sources(tmp_path, SOME)
     (folder / "book" / "extra.md").write_text(EXTRA, encoding="utf-8")
     page = folder / "book" / "index.md"
     page.write_text(page.read_text(encoding="utf-8") + "\n" + "".join(f"- {reference}\n" for reference in REFERENCES) +
@@ -163,7 +167,7 @@ def test_what_is_left_out_is_named_and_not_linked_and_its_numbers_stand(tmp_path
 @whole
 def test_what_exists_nowhere_still_fails(tmp_path):
     """... and each mistake is named, though the notebook beside it is left out."""
-    folder = copy_sources(tmp_path)
+    folder = copy_sources(tmp_path, SOME)
     mistakes = {"[a](../notebooks/99_gone.ipynb)": "99_gone", "[a](gone.md)": "gone.md", "[a](../data/chitchat/README.md)": "data/chitchat/README", "{doc}`vanished`": "vanished",
                 "{ref}`no-label`": "no-label", "{numref}`fig-none`": "fig-none", "{term}`no term`": "no term", "[a](#no-anchor)": "no-anchor", "{eq}`no-equation`": "no-equation",
                 "{glue:text}`../notebooks/11_surprise.ipynb::no_number:.2f`": "no_number", "{glue:text}`../notebooks/11_surprise.ipynb::conversations_kept:,d`": "conversations_kept",
@@ -180,7 +184,7 @@ def test_what_exists_nowhere_still_fails(tmp_path):
 @whole
 def test_a_chapter_comes_back_and_another_is_added_by_their_lines(tmp_path):
     """In a folder that was built before, without a fresh start: every page follows the contents."""
-    folder = copy_sources(tmp_path)
+    folder = copy_sources(tmp_path, SOME)
     contents = (folder / "_toc.yml").read_text(encoding="utf-8")
     leave_out(folder, "notebooks/11_surprise")
     assert build(folder).returncode == 0

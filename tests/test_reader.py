@@ -10,24 +10,15 @@ import practitioner_book
 import pytest
 import yaml
 from browser import serve, weigh
-from test_site import BOUND, browser, build, commit_sources, FRONT_BOUND, git, needs, NOTEBOOKS, PAGES, parse, parse_meta, ROOT, visit  # noqa: F401
+from test_site import BOUND, browser, build, copy_sources, FRONT_BOUND, needs, NOTEBOOKS, PAGES, parse, parse_meta, ROOT, site, visit  # noqa: F401
 
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
 
-FORK = {"GITHUB_REPOSITORY": "Student-42/my-course", "GITHUB_REF_NAME": "autumn"}
-
-
 @pytest.fixture(scope="module")
-def fork(tmp_path_factory):
-    """The pages of a fork, Student-42/my-course, of its branch `autumn`, in which one page was changed later than the others."""
-    folder = commit_sources(tmp_path_factory.mktemp("fork"))
-    page = folder / "book" / "errata.md"
-    page.write_text(page.read_text(encoding="utf-8") + "\nOne more line.\n", encoding="utf-8")
-    git(folder, "commit", "--quiet", "-a", "-m", "one page")
-    done = build(folder, **FORK)
-    assert done.returncode == 0, done.stdout[-4000:]
-    return folder / "_build" / "html"
+def fork(site):  # noqa: F811
+    """The pages, which are those of a fork, Student-42/my-course, of its branch `autumn`, in which one page was changed later than the others."""
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +31,7 @@ def server(fork):
 # Dates, citation, cards
 
 def test_each_page_says_when_it_was_changed_last(fork):
-    """... itself, or what it shows: without git there is no date (tests/test_site.py builds so, and in a shallow clone)."""
+    """... itself, or what it shows: in a shallow clone there is no date (tests/test_site.py builds so)."""
     days = {page: re.findall(r"Last updated on (\S+)\.", parse(fork / f"{page}.html", folded=True).get_text()) for page in PAGES}
     assert days == {page: ["2031-05-06" if page == "book/errata" else "2030-01-02"] for page in PAGES}
 
@@ -290,22 +281,25 @@ def test_what_is_not_found_says_so_at_any_depth(browser, server, fork):  # noqa:
         context.close()
 
 
-# Last, for it builds the fork again: what fails a build
+# What fails a build
 
-@needs("notebooks/10_corpus", "notebooks/11_surprise")
-def test_wrong_links_and_numbers_that_no_notebook_publishes_fail_the_build(fork):
-    """... and plain links lead to terms and figures, so that a notebook's cell, which has nothing but plain links, can name both."""
-    folder = fork.parents[1]
+LINKED = ["notebooks/10_corpus", "notebooks/11_surprise", "notebooks/90_honest_numbers", "book/using", "book/glossary"]
+
+
+@needs(*LINKED)
+def test_wrong_links_and_numbers_that_no_notebook_publishes_fail_the_build(tmp_path):
+    """... here of a few pages; and plain links lead to terms and figures, so that a notebook's cell, which has nothing but plain links, can name both."""
+    folder = copy_sources(tmp_path, LINKED)
     file, index = folder / "notebooks" / "90_honest_numbers.ipynb", folder / "book" / "index.md"
     notebook = json.loads(file.read_text(encoding="utf-8"))
     links = "[a](../book/glossary.md#term-entropy) [b](10_corpus.ipynb#fig-cleaning) [c](../book/using.md#cite-it) [d](../book/glossary.md#term-entropie)"
     notebook["cells"].append({"cell_type": "markdown", "id": "links", "metadata": {}, "source": links})
     file.write_text(json.dumps(notebook), encoding="utf-8")
     index.write_text(index.read_text(encoding="utf-8") + "\n{glue:text}`../notebooks/11_surprise.ipynb::no_such_number:.2f`\n", encoding="utf-8")
-    done = build(folder, **FORK)
+    done = build(folder)
     assert done.returncode != 0
     assert sorted(re.findall(r"WARNING: (.*?) \[", done.stdout)) == [
         "Glue reference 'no_such_number' not found in doc 'notebooks/11_surprise'", "local id not found in doc 'book/glossary': 'term-entropie'"]
-    page = parse(fork / "notebooks" / "90_honest_numbers.html")
+    page = parse(folder / "_build" / "html" / "notebooks" / "90_honest_numbers.html")
     for target in "../book/glossary.html#term-entropy", "10_corpus.html#fig-cleaning", "../book/using.html#cite-it":
         assert page.select(f"article a[href='{target}']"), target

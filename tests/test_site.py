@@ -26,8 +26,8 @@ def needs(*pages):
     return pytest.mark.skipif(bool(missing), reason=f"left out of this edition: {', '.join(missing)}")
 
 
-def copy_sources(folder):
-    """A copy of what the pages are built from, without anything that was built."""
+def copy_sources(folder, pages=None):
+    """A copy of what the pages are built from, without anything that was built. Where `pages` are given, they and the front page are all of the contents."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (".gitignore", "_config.yml", "_toc.yml", "CITATION.cff", "book", "notebooks", "data"):
         source = ROOT / name
@@ -35,6 +35,9 @@ def copy_sources(folder):
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
         else:
             shutil.copy(source, folder / name)
+    if pages is not None:
+        lines = "".join(f"      - file: {page}\n" for page in pages)
+        (folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/index\nparts:\n  - caption: Some pages\n    chapters:\n{lines}", encoding="utf-8")
     return folder
 
 
@@ -53,27 +56,34 @@ def git(folder, *arguments, day="2031-05-06"):
     subprocess.run(["git", *who, *arguments], cwd=folder, env=os.environ | when, check=True, capture_output=True)
 
 
-def commit_sources(folder, day="2030-01-02"):
+def commit_sources(folder, pages=None, day="2030-01-02"):
     """A repository in `folder` in which the working tree's sources are committed, but for what git is to ignore."""
-    copy_sources(folder)
+    copy_sources(folder, pages)
     git(folder, "init", "--quiet", ".")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "-m", "all", day=day)
     return folder
 
 
+FORK = {"GITHUB_REPOSITORY": "Student-42/my-course", "GITHUB_REF_NAME": "autumn"}
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """The folder of pages, built from a clean and shallow clone: what git ignores is not there. Built once, for all processes of pytest-xdist."""
+    """The folder of pages, as CI publishes those of a fork, Student-42/my-course, of its branch `autumn`, in which one page was changed later than the others.
+
+    Built from a clean clone: what git ignores is not there. Built once, for all processes of pytest-xdist; what changes it works on pages of its own."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-site"
     with FileLock(f"{shared}.lock"):
         if not shared.exists():
             shared.mkdir()
             whole = commit_sources(shared / "whole")
-            git(whole, "commit", "--quiet", "--allow-empty", "-m", "so that a shallow clone leaves something out")
-            git(shared, "clone", "--quiet", "--depth=1", whole.as_uri(), "clone")
-            done = build(shared / "clone")
+            page = whole / "book" / "errata.md"
+            page.write_text(page.read_text(encoding="utf-8") + "\nOne more line.\n", encoding="utf-8")
+            git(whole, "commit", "--quiet", "-a", "-m", "one page")
+            git(shared, "clone", "--quiet", whole.as_uri(), "clone")
+            done = build(shared / "clone", **FORK)
             (shared / "said").write_text(f"{done.returncode}\n{done.stdout}", encoding="utf-8")
     status, _, said = (shared / "said").read_text(encoding="utf-8").partition("\n")
     assert status == "0", said[-4000:]
@@ -152,10 +162,18 @@ def test_the_page_of_results_has_a_row_for_every_score(site):
     assert len(page.select(".score:not(.axis)")) == len(scores)
 
 
-def test_it_was_built_in_a_shallow_clone(site):
-    """What is committed is enough, and where git cannot know when a page was changed, no page says so."""
-    assert (site.parents[1] / ".git" / "shallow").exists()
-    assert "Last updated" not in (site / "book" / "using.html").read_text(encoding="utf-8")
+def test_what_is_committed_is_enough_and_a_shallow_clone_has_no_dates(tmp_path):
+    """Here of two pages, outside of CI: where git cannot know when a page was changed, no page says so; and the address of a page is that of the book's home."""
+    whole = commit_sources(tmp_path / "whole", ["book/using"])
+    git(whole, "commit", "--quiet", "--allow-empty", "-m", "so that a shallow clone leaves something out")
+    git(tmp_path, "clone", "--quiet", "--depth=1", whole.as_uri(), "clone")
+    assert (tmp_path / "clone" / ".git" / "shallow").exists()
+    done = build(tmp_path / "clone")
+    assert done.returncode == 0, done.stdout[-4000:]
+    file = tmp_path / "clone" / "_build" / "html" / "book" / "using.html"
+    assert "Last updated" not in file.read_text(encoding="utf-8")
+    home = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    assert parse_meta(parse(file))["og:url"] == f"{home}book/using.html"
 
 
 # In a browser
