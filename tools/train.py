@@ -44,6 +44,8 @@ RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
     "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=4800),
     "bytes-large-batches": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),  # the same time, fewer steps
+    "bytes-two-cores": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=9600),
+    "bytes-higher-rate": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=8e-3, steps=9600),
     "tokens": USUAL | dict(steps=500),
 } | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300)} | {
     f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=steps)
