@@ -34,11 +34,12 @@ book: .venv-book/done  ## build the pages (needs no torch) and say where they ar
 pdf: book .venv-book/pdf  ## the whole book as one PDF (needs Chromium, Chrome or Edge) and say where it is
 	@$(BOOK)/python tools/pdf.py
 
+# Of the tests one process more than cores: those that look at pages wait for a browser part of their time.
 test: .venv/done  ## everything: export drift, every notebook strictly, the tests, the built site
 	@echo "== notebooks, strictly (nbval): outputs, results and order"
 	@$(TEST)/python tools/validate.py -n $(JOBS)
 	@echo "== the site, from a clean tree, and the tests"
-	@$(TEST)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
+	@$(TEST)/python -m pytest -n $$(($(JOBS) + 1)) --dist loadfile --no-loadscope-reorder tests
 
 kills: .venv/done  ## kill a recorded run at 50 random moments (KILLS=…), resume it, and compare to the bit
 	@KILLS=$(or $(KILLS),50) KILL_SEED=$(or $(KILL_SEED),$$RANDOM) $(TEST)/python -m pytest -q tests/test_experiments.py -k killed

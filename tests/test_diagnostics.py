@@ -100,9 +100,9 @@ def seeded(make, add=0):
 def rows():
     """Rows of real turns, most of them padded: 256 to train on, 64 to validate."""
     corpus = load_corpus()
-    turns = {split: [turn for conversation in getattr(corpus, split) for turn in conversation.turns if 8 <= len(turn) <= 60]
+    turns = {split: [turn for conversation in getattr(corpus, split) for turn in conversation.turns if 6 <= len(turn) <= 40]
              for split in ("train", "validation")}
-    return tuple(text_rows(turns[split][::11][:size], 40) for split, size in (("train", 256), ("validation", 64)))
+    return tuple(text_rows(turns[split][::11][:size], 28) for split, size in (("train", 256), ("validation", 64)))
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +278,9 @@ def test_the_future_is_looked_for_in_the_text_and_not_behind_it(setups):
         asked.append(tokens)
         return model(tokens)
     batch = next(setups["GRU"].batches(setups["GRU"], 0))
-    setup = replace(setups["GRU"], batches=lambda setup, seed, start=0: itertools.repeat(F.pad(batch[:, :31], (0, 10))))
+    setup = replace(setups["GRU"], batches=lambda setup, seed, start=0: itertools.repeat(F.pad(batch[:, :21], (0, 10))))
     assert future_seen(wrapping(watch)(setup)) == 0
-    assert len(asked) == 4 and all((tokens[:, 31:] == 0).all() and (tokens[:, :30] != 0).sum() >= 30 for tokens in asked)
+    assert len(asked) == 4 and all((tokens[:, 21:] == 0).all() and (tokens[:, :20] != 0).sum() >= 20 for tokens in asked)
     changed = [int((tokens != asked[0]).sum()) for tokens in asked[1:]]
     assert changed[0] > changed[1] > changed[2] == 1
 
