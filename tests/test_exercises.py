@@ -3,6 +3,7 @@
 A wrong answer here is a mistake that a beginner would really make. A new exercise needs at least three in WRONG."""
 import ast
 import codecs
+import copy
 import importlib
 import inspect
 import itertools
@@ -2567,6 +2568,100 @@ WRONG |= {
                         reading_deaf_only_near, reading_the_lowest_as_the_end, reading_above_the_first, reading_base_two],
     "43_gpt: left_by_decay": [decay_at_the_full_rate, decay_without_the_rate, decay_added_up, decay_without_warm_up, decay_after_the_warm_up,
                               decay_along_a_line, decay_what_is_taken, decay_exponential],
+}
+
+
+# 44_recipe: seeds_needed
+
+def seeds_by(quantile=lambda n: stats.t.ppf(0.975, n - 1), error=lambda n: n ** -0.5, first=2, narrow=lambda half, difference: half < difference):
+    def needed(difference, deviation):
+        n = first
+        while not narrow(quantile(n) * deviation * error(n), difference):
+            n += 1
+        return n
+    return needed
+
+
+seeds_by_the_normal = seeds_by(lambda n: 1.959964)
+seeds_one_sided = seeds_by(lambda n: stats.t.ppf(0.95, n - 1))
+seeds_with_n_degrees = seeds_by(lambda n: stats.t.ppf(0.975, n))
+seeds_of_the_whole_width = seeds_by(narrow=lambda half, difference: 2 * half < difference)
+seeds_at_least_three = seeds_by(first=3)
+seeds_one_too_many = lambda difference, deviation: seeds_by()(difference, deviation) + 1
+seeds_of_two_groups = seeds_by(error=lambda n: (2 / n) ** 0.5)
+
+
+def seeds_by_one_look_at_the_normal(difference, deviation):
+    return max(2, math.ceil((1.96 * deviation / difference) ** 2))
+
+
+# 44_recipe: rms_backward
+
+def rms_by(normalised=lambda x, r: x / r, pull=lambda pulled, normal: (pulled * normal).mean(-1, keepdims=True), pulled=lambda gain, dy: gain * dy,
+           gained=lambda normal, dy: normal, eps=1e-6, summed=lambda parts: parts.reshape(-1, parts.shape[-1]).sum(axis=0), after=lambda r: r):
+    def backward(x, gain, dy):
+        r = np.sqrt((x ** 2).mean(axis=-1, keepdims=True) + eps)
+        normal, back = normalised(x, r), pulled(gain, dy)
+        return (back - normal * pull(back, normal)) / after(r), summed(dy * gained(normal, dy))
+    return backward
+
+
+rms_as_if_r_were_fixed = rms_by(pull=lambda pulled, normal: 0)
+rms_pull_added_up = rms_by(pull=lambda pulled, normal: (pulled * normal).sum(-1, keepdims=True))
+rms_gain_forgotten = rms_by(pulled=lambda gain, dy: dy)
+rms_like_layer_norm = rms_by(pull=lambda pulled, normal: (pulled * normal).mean(-1, keepdims=True) + pulled.mean(-1, keepdims=True) / normal)
+rms_not_divided = rms_by(after=lambda r: 1)
+rms_without_epsilon = rms_by(eps=0)
+rms_gain_of_the_last_row = rms_by(summed=lambda parts: parts.reshape(-1, parts.shape[-1])[-1])
+rms_gain_as_mean = rms_by(summed=lambda parts: parts.reshape(-1, parts.shape[-1]).mean(axis=0))
+rms_gain_not_added_up = rms_by(summed=lambda parts: parts)
+rms_gain_gets_dy = rms_by(gained=lambda normal, dy: 1)
+
+
+# 44_recipe: fold_gain
+
+def folded_by(change, own=True):
+    def fold(norm, linear):
+        folded = copy.deepcopy(linear) if own else linear
+        with torch.no_grad():
+            change(folded, norm.weight)
+        return folded
+    return fold
+
+
+fold_in_place = folded_by(lambda linear, gain: linear.weight.mul_(gain), own=False)
+fold_divided = folded_by(lambda linear, gain: linear.weight.div_(gain))
+fold_nothing = folded_by(lambda linear, gain: None)
+fold_rows_of_the_mean = folded_by(lambda linear, gain: linear.weight.mul_(gain.mean()))
+fold_twice = folded_by(lambda linear, gain: linear.weight.mul_(gain ** 2))
+
+
+def fold_without_the_bias(norm, linear):
+    folded = torch.nn.Linear(linear.in_features, linear.out_features, bias=False)
+    with torch.no_grad():
+        folded.weight.copy_(linear.weight * norm.weight)
+    return folded
+
+
+def fold_as_a_function(norm, linear):
+    return lambda x: torch.nn.functional.linear(x, linear.weight * norm.weight, linear.bias)
+
+
+def fold_the_norm_too(norm, linear):
+    folded = copy.deepcopy(linear)
+    with torch.no_grad():
+        folded.weight *= norm.weight
+        norm.weight.fill_(1.0)
+    return folded
+
+
+WRONG |= {
+    "44_recipe: seeds_needed": [seeds_by_the_normal, seeds_one_sided, seeds_with_n_degrees, seeds_of_the_whole_width, seeds_at_least_three, seeds_one_too_many,
+                                seeds_of_two_groups, seeds_by_one_look_at_the_normal],
+    "44_recipe: rms_backward": [rms_as_if_r_were_fixed, rms_pull_added_up, rms_gain_forgotten, rms_like_layer_norm, rms_not_divided, rms_without_epsilon,
+                                rms_gain_of_the_last_row, rms_gain_as_mean, rms_gain_not_added_up, rms_gain_gets_dy],
+    "44_recipe: fold_gain": [fold_in_place, fold_divided, fold_nothing, fold_rows_of_the_mean, fold_twice, fold_without_the_bias, fold_as_a_function,
+                             fold_the_norm_too],
 }
 
 

@@ -18,16 +18,16 @@ TINY = train.USUAL | dict(vocabulary="bytes", model=dict(n_embd=8, n_hidden=12),
 def place(tmp_path, monkeypatch):
     """A folder for runs and one for what is kept; tiny runs in the place of the book's; a short validation part."""
     monkeypatch.setattr(train, "RECORDED", tmp_path / "runs")
-    monkeypatch.setattr(train, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(train, "DATA", tmp_path / "data")
     monkeypatch.setattr(train, "RUNS", {"lstm": TINY, "averaged": TINY | dict(average=True), "other": TINY | dict(seed=1)})
     own, validation, sizes = train.tokens("bytes")
     monkeypatch.setattr(train, "tokens", lambda vocabulary: (own, validation[:3000], sizes))
-    (tmp_path / "kept").mkdir()
+    (tmp_path / "data" / "lstm").mkdir(parents=True)
     return tmp_path
 
 
 def kept(place):
-    return json.loads((place / "kept" / "runs.json").read_text())
+    return json.loads((place / "data" / "lstm" / "runs.json").read_text())
 
 
 def test_a_run_keeps_its_curve_and_its_weights(place):
@@ -35,13 +35,13 @@ def test_a_run_keeps_its_curve_and_its_weights(place):
     run = kept(place)["lstm"]
     assert run["settings"] == TINY and run["curve"][-1][0] == 6 and 0 < run["validation"] < 9
     assert len(run["commit"]) == 40 and len(run["data"]["train"]) == 64 and run["sessions"] == 1
-    model = load_weights(place / "kept" / "lstm.safetensors")
+    model = load_weights(place / "data" / "lstm" / "lstm.safetensors")
     assert sum(p.numel() for p in model.parameters()) == run["parameters"]
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(place, monkeypatch):
     train.carry_out("lstm")
-    whole, weights = kept(place)["lstm"], load_weights(place / "kept" / "lstm.safetensors").state_dict()
+    whole, weights = kept(place)["lstm"], load_weights(place / "data" / "lstm" / "lstm.safetensors").state_dict()
     real, taken = train.carried_loss, []
 
     def stops(*arguments, **options):
@@ -59,7 +59,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(place, monkeypatch):
     run = kept(place)["lstm"]
     assert run["sessions"] == 2 and run["validation"] == whole["validation"]
     assert [row[::2] for row in run["curve"]] == [row[::2] for row in whole["curve"]]
-    again = load_weights(place / "kept" / "lstm.safetensors").state_dict()
+    again = load_weights(place / "data" / "lstm" / "lstm.safetensors").state_dict()
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
@@ -68,7 +68,7 @@ def test_runs_stand_beside_each_other(place):
         train.carry_out(name)
     found = kept(place)
     assert found.keys() == {"other", "averaged"} and found["other"]["validation"] != found["averaged"]["validation"]
-    assert not list((place / "kept").glob("*.safetensors"))  # of runs that are kept as curves only
+    assert not list((place / "data" / "lstm").glob("*.safetensors"))  # of runs that are kept as curves only
 
 
 def test_an_averaged_run_is_judged_by_its_average(place):

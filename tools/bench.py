@@ -324,13 +324,40 @@ def gpt():
     return found | {f"GPT-1 small, share of {what}": (share, "%") for what, share in (shares | {"all the rest": 100 - sum(shares.values())}).items()}
 
 
+def recipe():
+    """What a step of each change of the recipe costs in steps of GPT-1's, in processor time, the steps of all taken in turn so that all meet the same weather."""
+    import numpy as np
+    import torch
+    from train import CHANGES, changed, DECODER, PROGRAMS
+    rng, usual, programs, times = np.random.default_rng(0), torch.get_num_threads(), {}, {}
+    try:
+        torch.set_num_threads(1)
+        for name, (_, change) in CHANGES.items():
+            settings = changed(DECODER, change) | dict(steps=1000, seed=0)
+            size = int(settings["vocabulary"].removeprefix("bpe-"))
+            programs[name] = PROGRAMS["decoder"](settings, rng.integers(0, size, 100_000), np.ones(size, int))
+        for turn in range(11):
+            for name, program in programs.items():
+                batch, begun = program.batches(turn), time.process_time()
+                program.optimizer.zero_grad()
+                program.loss(program.model, batch).backward()
+                torch.nn.utils.clip_grad_norm_(program.model.parameters(), 1.0)
+                program.optimizer.step()
+                times.setdefault(name, []).append(time.process_time() - begun)
+    finally:
+        torch.set_num_threads(usual)
+    middle = {name: float(np.median(taken[2:])) for name, taken in times.items()}
+    return {"decoder, a step of GPT-1's recipe": (1000 * middle["gpt1"], "ms")} | {
+        f"decoder, a step with {name}": (taken / middle["gpt1"], "steps of GPT-1's") for name, taken in middle.items() if name != "gpt1"}
+
+
 def bound(name):
     """What is promised of the measurement called `name`; infinity where nothing is."""
     return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "attention": attention, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)

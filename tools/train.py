@@ -1,14 +1,18 @@
 """Train what the book keeps as weights and curves (`make train`), each run recorded under runs/ and taken up again after a stop.
 
-Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm and data/gpt: weights in
-float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
+Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm, data/gpt and data/recipe: weights
+in float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
 wrote at several ages. Nothing is chosen on test."""
 import argparse
+import concurrent.futures
+import contextlib
 import dataclasses
 import fnmatch
 import functools
+import importlib.util
 import json
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -20,24 +24,28 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import write_atomically  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
-from practitioner.experiments import begin, digest_of, seed_everything, train  # noqa: E402
+from practitioner.experiments import begin, digest_of, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
+from practitioner.recipe import Decoder, decoder_loss, optimizer_of, Recipe, schedule_of  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.steps import cosine, linear  # noqa: E402
 
-RECORDED, KEPT, KEPT_GPT, SAVE_EVERY = ROOT / "runs", ROOT / "data" / "lstm", ROOT / "data" / "gpt", 200
+RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
 MEGABYTE = 1_000_000
+WEIGHTS = "lstm", "bytes", "gpt1-small"  # the runs whose weights are kept
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
     "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=4800),
     "bytes-large-batches": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),  # the same time, fewer steps
+    "bytes-two-cores": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=9600),
+    "bytes-higher-rate": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=8e-3, steps=9600),
     "tokens": USUAL | dict(steps=500),
 } | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300)} | {
     f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=steps)
@@ -50,10 +58,91 @@ GPT1 = dict(kind="gpt", vocabulary="bpe-4096", model=dict(n_positions=128, n_emb
             betas=[0.9, 0.999], decay=0.01, clip=1.0, seed=0, bytes=None, average=False)
 RUNS["gpt1-small"] = GPT1 | dict(steps=3600, ages=[0, 100, 400, 1200, 3600])  # once through the text
 
+# One change of the recipe at a time, in the time that STEPS of GPT-1's take: a change has as many as fit, by what one of its steps costs in steps of GPT-1's
+# (tools/bench.py recipe; fixed beforehand).
+STEPS = 675
+DECODER = dict(kind="decoder", vocabulary="bpe-4096", model={}, rows=6, optimizer="adamw", rate=1.5e-3, schedule="cosine", warmup=50, betas=[0.9, 0.999], decay=0.01,
+               clip=1.0, bytes=None, average=False)
+MUON = dict(optimizer="muon", muon_rate=6e-3)
+CHANGES = {
+    "gpt1": (1.0, {}),
+    "pre-norm": (1.01, dict(model=dict(pre_norm=True))),
+    "rms": (1.04, dict(model=dict(norm="rms"))),
+    "rotary": (1.03, dict(model=dict(positions="rotary"))),
+    "swiglu": (0.98, dict(model=dict(inner="swiglu", n_inner=512))),  # as many parameters
+    "relu2": (0.95, dict(model=dict(inner="relu2"))),
+    "qk-norm": (1.03, dict(model=dict(qk_norm=True))),
+    "untied": (1.0, dict(model=dict(tied=False))),
+    "muon": (1.39, MUON),
+    "linear": (1.0, dict(schedule="linear")),
+    "wsd": (1.0, dict(schedule="wsd")),
+    "deep": (1.11, dict(model=dict(n_layer=4, n_embd=144, n_inner=576))),
+    "deep-pre-norm": (1.12, dict(model=dict(n_layer=4, n_embd=144, n_inner=576, pre_norm=True))),
+    "wide": (1.0, dict(model=dict(n_layer=1, n_embd=256, n_head=4, n_inner=1024))),
+    "context-64": (1.0, dict(model=dict(n_positions=64), rows=12)),
+    "context-256": (1.09, dict(model=dict(n_positions=256), rows=3)),
+    "bpe-1024": (0.7, dict(vocabulary="bpe-1024")),
+    "bpe-8192": (1.49, dict(vocabulary="bpe-8192")),
+    "double-batches": (2.02, dict(rows=12)),
+}
+
+
+def changed(settings, change):
+    """Settings with a change, of which `model` is added to the model's."""
+    return settings | change | dict(model=settings["model"] | change.get("model", {}))
+
+
+RUNS |= {f"recipe-{name}-{seed}": changed(DECODER, change) | dict(steps=round(STEPS / cost), seed=seed)
+         for name, (cost, change) in CHANGES.items() for seed in (1, 2, 3)}
+RUNS |= {f"rate-{name}-{factor}": changed(DECODER, CHANGES[name][1]) | dict(rate=factor * 1e-3, steps=round(STEPS / CHANGES[name][0]), seed=0)
+         for name in ("gpt1", "pre-norm") for factor in (0.75, 1.5, 3)}
+RUNS |= {f"rate-muon-{factor}": changed(DECODER, MUON) | dict(muon_rate=factor * 1e-3, steps=round(STEPS / CHANGES["muon"][0]), seed=0) for factor in (3, 6, 12)}
+
+
+# What helped, together, and without biases, as Qwen3 has it: for as long as the changes, over the same seeds; then the book's model, for longer.
+TOGETHER = MUON | dict(schedule="wsd", model=dict(norm="rms", pre_norm=True, positions="rotary", inner="swiglu", n_inner=512, qk_norm=True, bias=False, tied=False))
+RUNS |= {f"recipe-all-{seed}": changed(DECODER, TOGETHER) | dict(steps=round(STEPS / 1.39), seed=seed) for seed in (1, 2, 3)}
+RUNS |= {f"rate-all-{factor}": changed(DECODER, TOGETHER) | dict(rate=factor * 1e-3, steps=round(STEPS / 1.39), seed=0) for factor in (0.75, 1.5, 3, 6)}
+# All but one of them: the step that remains costs less by what the one costs alone.
+ALL_BUT = {
+    "pre-norm": (1.01, dict(model=dict(pre_norm=False))), "rms": (1.04, dict(model=dict(norm="layer"))), "rotary": (1.03, dict(model=dict(positions="learned"))),
+    "swiglu": (0.98, dict(model=dict(inner="gelu", n_inner=768))), "qk-norm": (1.03, dict(model=dict(qk_norm=False))), "untied": (1.0, dict(model=dict(tied=True))),
+    "muon": (1.39, dict(optimizer="adamw")), "wsd": (1.0, dict(schedule="cosine")), "bias": (1.0, dict(model=dict(bias=True)))}
+RUNS |= {f"all-but-{name}-{seed}": changed(changed(DECODER, TOGETHER), change) | dict(steps=round(STEPS * cost / 1.39), seed=seed)
+         for name, (cost, change) in ALL_BUT.items() for seed in (1, 2, 3)}
+FIVE_MINUTES = 2 * round(STEPS * 300 / 90)  # of two cores, in steps of GPT-1's
+BOOK = changed(DECODER, TOGETHER) | dict(rows=12, rate=3e-3, warmup=100, seed=0)
+RUNS |= {f"book-{name}": changed(BOOK, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, (cost, change) in {
+    "slow": (2.37, {}), "fast": (2.37, dict(muon_rate=1.2e-2)), "deep": (3.01, dict(model=dict(n_layer=3))), "tied": (2.37, dict(model=dict(tied=True)))}.items()}
+
+# nanoGPT in the same time: its README's settings for a CPU, over bytes and over our tokens; and in our shape.
+NANOGPT = dict(kind="nanogpt", commit="3adf61e154c3fe3fca428ad6bc3818b27a3b8291", vocabulary="bytes", rows=12, rate=1e-3, floor=0.1, warmup=100, betas=[0.9, 0.99], decay=0.1,
+               clip=1.0, seed=0, bytes=None, average=False, model=dict(block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False))
+RUNS |= {f"nanogpt-{name}": changed(NANOGPT, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, (cost, change) in {
+    "bytes": (0.59, {}), "tokens": (0.91, dict(vocabulary="bpe-4096")),
+    "shape": (0.99, dict(vocabulary="bpe-4096", rows=6, model=dict(block_size=128, n_layer=2, n_head=3, n_embd=192)))}.items()}
+
+
+# How far it goes: sizes and amounts of text, each read once; a part of the text, read again and again, with dropout and without. Warm-up is a tenth of a short run.
+SIZES = {64: dict(n_head=1, n_inner=168), 128: dict(n_head=2, n_inner=344), 192: dict(n_head=3, n_inner=512), 256: dict(n_head=4, n_inner=680),
+         384: dict(n_head=6, n_inner=1024, n_layer=3)}
+EPOCH = 1804  # steps of 12 rows of 128 tokens
+SCALING = BOOK | dict(series="scaling")
+RUNS |= {f"scaling-{width}-{part}": changed(SCALING, dict(model=dict(n_embd=width) | sizes)) | dict(steps=EPOCH // part, warmup=min(100, EPOCH // part // 10))
+         for width, sizes in SIZES.items() for part in (8, 4, 2, 1)}
+EIGHTH = 9_938_485 // 8  # bytes
+RUNS |= {f"again-{times}" + "-dropout" * (dropout > 0): changed(SCALING, dict(model=dict(n_embd=128, dropout=dropout) | SIZES[128])) | dict(
+    steps=times * EPOCH // 8, warmup=min(100, times * EPOCH // 80), bytes=EIGHTH) for times in (2, 4, 8, 16) for dropout in (0.0, 0.2)}
 
 @functools.cache
 def texts():
     return load_corpus()
+
+
+def tokenizer_file(vocabulary):
+    """Where a vocabulary is kept: in data, or for trials only beside the runs."""
+    kept = [folder / f"{vocabulary}.json" for folder in (DATA / "lstm", DATA / "recipe", RECORDED)]
+    return next((file for file in kept if file.exists()), kept[-1])
 
 
 @functools.cache
@@ -62,9 +151,10 @@ def tokens(vocabulary):
     if vocabulary == "bytes":
         parts = [np.frombuffer(texts().text(part).encode(), np.uint8) for part in ("train", "validation")]
         return *parts, np.ones(256, int)
-    file = KEPT / f"{vocabulary}.json"
+    file = tokenizer_file(vocabulary)
     from tokenizers import Tokenizer
     if not file.exists():
+        file.parent.mkdir(exist_ok=True)
         train_bpe([serialise(conversation.turns) for conversation in texts().train], int(vocabulary.removeprefix("bpe-"))).save(str(file), pretty=False)
     tokenizer = Tokenizer.from_file(str(file))
     sizes = np.array([len(tokenizer.id_to_token(token)) for token in range(tokenizer.get_vocab_size())])  # byte-level: a letter for each byte
@@ -74,6 +164,11 @@ def tokens(vocabulary):
 def bits(model, text, sizes, length=640, context=128, batch_size=8):
     """Bits per byte of tokens, of which at least `context` are seen before each but the first."""
     return surprise_of(model, text, length, batch_size, context).sum() / sizes[text].sum()
+
+
+def bits_in_windows(length):
+    """`bits` in windows as long as a model's positions reach, half of which overlap."""
+    return functools.partial(bits, length=length, context=length // 2, batch_size=4096 // length)
 
 
 @dataclasses.dataclass
@@ -86,6 +181,8 @@ class Program:
     loss: Callable
     schedule: Callable
     bits: Callable = bits
+    folder: str = "lstm"  # in data
+    judgements: int = 8  # of a piece of the validation part, on the way
 
 
 def lstm(settings, own, sizes):
@@ -104,16 +201,66 @@ def gpt(settings, own, sizes):
     return Program(model, model, Windows(own, length, settings["rows"], settings["seed"]),
                    torch.optim.AdamW(decay_groups(model, settings["decay"]), lr=settings["rate"], betas=settings["betas"], fused=True),
                    tied_loss, cosine(settings["steps"], settings["warmup"]),
-                   functools.partial(bits, length=length, context=length // 2, batch_size=32))
+                   bits_in_windows(length), "gpt")
 
 
-PROGRAMS = {"lstm": lstm, "gpt": gpt}
+def decoder(settings, own, sizes):
+    """The program of a decoder by any recipe, on windows of text, as long as it has positions."""
+    model = Decoder(Recipe(vocab_size=len(sizes), **settings["model"]))
+    return Program(model, model, Windows(own, model.context, settings["rows"], settings["seed"]), optimizer_of(model, settings), decoder_loss,
+                   schedule_of(settings), bits_in_windows(model.context), settings.get("series", "recipe"), 2)
+
+
+class Whole(torch.nn.Module):
+    """A GPT of nanoGPT, which gives all logits only where it is given targets."""
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.settings = inner, dataclasses.asdict(inner.config)
+
+    def forward(self, tokens):
+        return self.inner(tokens, tokens)[0]
+
+    def loss(self, batch):
+        return self.inner(batch[:, :-1], batch[:, 1:].contiguous())[1]
+
+
+class Crops:
+    """Batches as nanoGPT takes them: windows that begin anywhere."""
+    def __init__(self, own, length, rows, seed):
+        self.own, self.length, self.rows, self.seed = own, length, rows, seed
+        self.per_epoch = len(own) / (length * rows)
+
+    def __call__(self, step):
+        starts = np.random.default_rng([self.seed, step]).integers(len(self.own) - self.length, size=(self.rows, 1))
+        return torch.from_numpy(self.own[starts + np.arange(self.length + 1)].astype(np.int64))
+
+
+def nanogpt(settings, own, sizes):
+    """The program of nanoGPT's own model, optimiser and schedule. Its code is in the folder that NANOGPT names, at the commit in the settings."""
+    folder = os.environ.get("NANOGPT")
+    if not folder:
+        raise SystemExit(f"NANOGPT names no folder: clone https://github.com/karpathy/nanoGPT, check {settings['commit']} out, and set NANOGPT to its folder")
+    there = git(folder, "rev-parse", "HEAD").decode().strip()
+    if there != settings["commit"]:
+        raise SystemExit(f"{folder} is at {there}, and the run is of {settings['commit']}")
+    spec = importlib.util.spec_from_file_location("nanogpt_model", pathlib.Path(folder) / "model.py")
+    code = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+    with contextlib.redirect_stdout(sys.stderr):
+        inner = code.GPT(code.GPTConfig(vocab_size=len(sizes), **settings["model"]))
+        optimizer = inner.configure_optimizers(settings["decay"], settings["rate"], tuple(settings["betas"]), "cpu")
+    length, model = inner.config.block_size, Whole(inner)
+    return Program(model, model, Crops(own, length, settings["rows"], settings["seed"]), optimizer, Whole.loss,
+                   cosine(settings["steps"], settings["warmup"], settings["floor"]), bits_in_windows(length), "recipe")
+
+
+PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt}
 
 
 def sample(model, settings, length=60, temperature=0.7):
     """What the model writes after the end of a conversation, as text."""
     from tokenizers import Tokenizer
-    tokenizer, steps = Tokenizer.from_file(str(KEPT / f"{settings['vocabulary']}.json")), StepByStep(model, model.config.n_positions)
+    tokenizer, steps = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), StepByStep(model, model.config.n_positions)
     opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
     written, _ = write_on(steps, opening, length, temperature, np.random.default_rng(settings["seed"]))
     return "A:" + tokenizer.decode(written)
@@ -130,15 +277,14 @@ def by_ages(name, settings, go_on, model):
     return go_on(settings["steps"]), json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def carry_out(name):
-    """Train the run called `name`, or go on with it; keep its curve."""
+def trained(name):
+    """Train the run called `name`, or go on with it: the folder of data where it belongs, and what is to be kept of it. Weights are kept at once."""
     settings = RUNS[name]
-    kind = settings.get("kind", "lstm")
     own, validation, sizes = tokens(settings["vocabulary"])
     if settings["bytes"]:
         own = own[:np.searchsorted(np.cumsum(sizes[own]), settings["bytes"])]
     seed_everything(settings["seed"])
-    program = PROGRAMS[kind](settings, own, sizes)
+    program = PROGRAMS[settings.get("kind", "lstm")](settings, own, sizes)
     averaged = None
     if settings["average"]:  # of the second half of the run; not kept over a stop
         averaged, done = torch.optim.swa_utils.AveragedModel(program.model), iter(range(settings["steps"]))
@@ -149,7 +295,7 @@ def carry_out(name):
     run = begin(RECORDED / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
     go_on = functools.partial(
         train, program.trained, program.batches, program.optimizer, schedule=program.schedule, clip=settings["clip"], loss=program.loss,
-        evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // 8, 50),
+        evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // program.judgements, 50),
         run=run, save_every=SAVE_EVERY, device="cpu")
     history, written = by_ages(name, settings, go_on, program.model)
     judged = averaged.module if averaged else program.model
@@ -161,25 +307,38 @@ def carry_out(name):
                 epochs=round(settings["steps"] / program.batches.per_epoch, 3),
                 data=run.record["data"], sessions=len(run.record["sessions"]), **{key: session[key] for key in ("begun", "commit", "patch", "machine", "versions", "threads")},
                 curve=[[record["step"] + 1, round(record["seconds"], 1), round(record["validation"], 4)] for record in history if "validation" in record])
-    if kind == "gpt":
+    if program.folder != "lstm":
         kept |= dict(losses=[round(float(part.mean() * per_byte), 4) for part in np.split(losses, range(10, len(losses), 10))], samples=written)
-    folder = dict(lstm=KEPT, gpt=KEPT_GPT)[kind]
-    every = json.loads((folder / "runs.json").read_text(encoding="utf-8")) if (folder / "runs.json").exists() else {}
-    write_atomically(folder / "runs.json", json.dumps(every | {name: kept}, indent=1, sort_keys=True) + "\n")
-    if name in ("lstm", "bytes", "gpt1-small"):
-        save_weights(folder / f"{name}.safetensors", judged, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
+    if name in WEIGHTS:
+        save_weights(DATA / program.folder / f"{name}.safetensors", judged, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
     print(f"{name}: {score:.4f} bits per byte of validation, {history[-1]['seconds']:.0f} s", flush=True)
+    return DATA / program.folder / "runs.json", kept
+
+
+def keep(name, file, kept):
+    """Add what is kept of a run to the others of its folder."""
+    every = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    write_atomically(file, json.dumps(every | {name: kept}, indent=1, sort_keys=True) + "\n")
+
+
+def carry_out(name):
+    """Train the run called `name`, or go on with it, and keep its curve."""
+    keep(name, *trained(name))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["lstm"], help=f"of {', '.join(RUNS)}")
-    for pattern in parser.parse_args().names:
-        names = fnmatch.filter(RUNS, pattern)
+    parser.add_argument("-n", "--jobs", type=int, default=1, help="how many runs at a time, each on the threads that OMP_NUM_THREADS allows")
+    arguments = parser.parse_args()
+    chosen = {pattern: fnmatch.filter(RUNS, pattern) for pattern in arguments.names}
+    for pattern, names in chosen.items():
         if not names:
             parser.error(f"no run is called {pattern}; there are {', '.join(RUNS)}")
-        for name in names:
-            carry_out(name)
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as workers:
+        begun = {workers.submit(trained, name): name for names in chosen.values() for name in names}
+        for done in concurrent.futures.as_completed(begun):
+            keep(begun[done], *done.result())
 
 
 if __name__ == "__main__":
