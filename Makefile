@@ -78,26 +78,27 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	  --constraint <(echo torch==$(shell sed -n 's/^torch==//p' constraints.txt)) --no-annotate --no-header \
 	  | grep -vE '^(nvidia-|cuda-|triton)'; } > constraints.new && mv constraints.new constraints.txt
 
-# `done` is newer than what it was made from, so a second run of any target installs nothing.
+# `done` is newer than what it was made from, so a second run of any target installs nothing. Nothing is compiled beforehand:
+# what is imported is compiled then, and most of a library never is.
 .venv-book/done: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
 	@echo "== installing what builds the pages into .venv-book (about a minute, once)"
 	@$(PYTHON) -m venv .venv-book
-	@$(BOOK)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
-	@$(BOOK)/python -m pip install --quiet --group book --constraint constraints.txt
+	@$(BOOK)/python -m pip install --quiet --no-compile --upgrade pip --constraint constraints.txt
+	@$(BOOK)/python -m pip install --quiet --no-compile --group book --constraint constraints.txt
 	@touch $@
 
 # What prints the pages, beside what builds them, for those who want a PDF.
 .venv-book/pdf: .venv-book/done
 	@echo "== installing what prints the pages into .venv-book"
-	@$(BOOK)/python -m pip install --quiet --group pdf --constraint constraints.txt
+	@$(BOOK)/python -m pip install --quiet --no-compile --group pdf --constraint constraints.txt
 	@touch $@
 
 .venv/done: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found" >&2; exit 1; }
 	@echo "== installing what runs the notebooks into .venv (some minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(TEST)/python -m pip install --quiet --upgrade pip --constraint constraints.txt
-	@$(TEST)/python -m pip install --quiet torch --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	@$(TEST)/python -m pip install --quiet --editable . --group test --constraint constraints.txt
+	@$(TEST)/python -m pip install --quiet --no-compile --upgrade pip --constraint constraints.txt
+	@$(TEST)/python -m pip install --quiet --no-compile torch --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@$(TEST)/python -m pip install --quiet --no-compile --editable . --group test --constraint constraints.txt
 	@touch $@
