@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'SIZES', 'QWEN3', 'INSIDE', 'OUTSIDE', 'Recipe', 'norm_layer', 'DecoderBlock', 'Decoder', 'decoder_loss',
-           'hidden_matrices', 'adamw', 'muon_and_adamw', 'optimizer_of', 'schedule_of', 'load_decoder', 'qwen3_config',
-           'as_qwen3']
+           'hidden_matrices', 'without', 'decoder_groups', 'adamw', 'muon_and_adamw', 'optimizer_of', 'schedule_of',
+           'load_decoder', 'qwen3_config', 'as_qwen3']
 
 # %% ../notebooks/44_recipe.ipynb #51c32682
 import json
@@ -32,6 +32,7 @@ class Recipe:
     bias: bool = True
     tied: bool = True            # one matrix for input and output
     dropout: float = 0.0
+    embedding_std: float = 0.02  # of the tokens' vectors, at the beginning
 
     def __post_init__(self):
         sizes = {name: getattr(self, name) for name in SIZES}
@@ -43,8 +44,9 @@ class Recipe:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"a dropout is at least 0 and below 1: not {self.dropout}")
+        if not 0 <= self.dropout < 1 or not self.embedding_std > 0:
+            raise ValueError("a dropout is at least 0 and below 1, a deviation above 0: "
+                             f"not {self.dropout}, {self.embedding_std}")
 
 # %% ../notebooks/44_recipe.ipynb #693aeea5
 import torch
@@ -118,7 +120,8 @@ class Decoder(nn.Module):
         self.output = None if recipe.tied else nn.Linear(n, V, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+                own = parameter is self.tokens.weight
+                nn.init.normal_(parameter, std=recipe.embedding_std if own else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
@@ -161,18 +164,30 @@ def hidden_matrices(model):
     """The matrices inside the blocks of a Decoder: those that are Muon's."""
     return [p for p in model.blocks.parameters() if p.ndim == 2]
 
+def without(groups, parameters):
+    """Groups of parameters, but for some."""
+    gone = {id(p) for p in parameters}
+    return [dict(group, params=[p for p in group["params"] if id(p) not in gone])
+            for group in groups]
+
+def decoder_groups(model, weight_decay, embedding_rate=None):
+    """As `decay_groups`; the tokens' vectors apart, if they have a rate of their own."""
+    groups, vectors = decay_groups(model, weight_decay), [model.tokens.weight]
+    if embedding_rate is None:
+        return groups
+    return [*without(groups, vectors),
+            dict(params=vectors, lr=embedding_rate, weight_decay=0.0)]
+
 def adamw(groups, rate, betas=(0.9, 0.999)):
     """PyTorch's AdamW in one fused loop, for groups that say how much they decay."""
     return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
 
-def muon_and_adamw(model, rate, muon_rate, weight_decay=0.01, betas=(0.9, 0.999)):
-    """Muon for the matrices inside the blocks, AdamW for all other parameters."""
+def muon_and_adamw(model, groups, rate, muon_rate, weight_decay=0.01, betas=(0.9, 0.999)):
+    """Muon for the matrices inside the blocks, AdamW for what else is in the groups."""
     hidden = hidden_matrices(model)
-    kept = {id(p) for p in hidden}
-    groups = [dict(group, params=[p for p in group["params"] if id(p) not in kept])
-              for group in decay_groups(model, weight_decay)]
     return Joint(Muon(hidden, lr=muon_rate, weight_decay=weight_decay, dtype="float32",
-                      adjust_lr_fn="match_rms_adamw"), adamw(groups, rate, betas))
+                      adjust_lr_fn="match_rms_adamw"),
+                 adamw(without(groups, hidden), rate, betas))
 
 # %% ../notebooks/44_recipe.ipynb #0c88ae8a
 from .steps import cosine, linear, wsd
@@ -180,10 +195,11 @@ from .steps import cosine, linear, wsd
 def optimizer_of(model, settings):
     """The optimiser that the settings of a run name."""
     how = dict(rate=settings["rate"], betas=tuple(settings["betas"]))
+    groups = decoder_groups(model, settings["decay"], settings.get("embedding_rate"))
     if settings["optimizer"] == "muon":
-        return muon_and_adamw(model, muon_rate=settings["muon_rate"],
+        return muon_and_adamw(model, groups, muon_rate=settings["muon_rate"],
                               weight_decay=settings["decay"], **how)
-    return adamw(decay_groups(model, settings["decay"]), **how)
+    return adamw(groups, **how)
 
 def schedule_of(settings):
     """The schedule that the settings of a run name; WSD's decay takes the last third."""
