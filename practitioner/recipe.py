@@ -79,7 +79,7 @@ class DecoderBlock(nn.Module):
         return (rotate(q), rotate(k), v) if self.recipe.positions == "rotary" else (q, k, v)
 
     def attention(self, x):
-        p = self.recipe.dropout * self.training
+        p = self.dropout.p * self.training
         y = F.scaled_dot_product_attention(*self.heads(x), dropout_p=p, is_causal=True)
         return self.proj(y.transpose(1, 2).flatten(2))          # (B, T, n)
 

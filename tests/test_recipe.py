@@ -13,7 +13,7 @@ from practitioner.diagnostics import examine, practice_setup, QUESTIONS
 from practitioner.gpt import GPT, GPTConfig, louder, MORE_QUESTIONS
 from practitioner.lstm import save_weights
 from practitioner.network import next_token_loss
-from practitioner.recipe import as_qwen3, Decoder, decoder_loss, hidden_matrices, load_decoder, muon_and_adamw, optimizer_of, Recipe, schedule_of
+from practitioner.recipe import as_qwen3, Decoder, decoder_groups, decoder_loss, hidden_matrices, load_decoder, muon_and_adamw, optimizer_of, Recipe, schedule_of
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 TINY = Recipe(vocab_size=11, n_positions=9, n_embd=12, n_layer=2, n_head=3, n_inner=16)
@@ -120,8 +120,8 @@ def test_what_is_no_qwen3_is_refused(other):
 
 @pytest.mark.parametrize("wrong, match", [
     (dict(n_embd=13), "cannot share 13 numbers"), (dict(n_layer=0), "at least 1"), (dict(n_head=4, positions="rotary"), "in pairs"), (dict(norm="batch"), "norm is one of.*'batch'"),
-    (dict(positions="sinusoidal"), "positions is one of"), (dict(inner="tanh"), "inner is one of"), (dict(dropout=1.0), "below 1: not 1.0"),
-    (dict(n_inner=16.0), "whole numbers.*16.0")])
+    (dict(positions="sinusoidal"), "positions is one of"), (dict(inner="tanh"), "inner is one of"), (dict(dropout=1.0), "below 1.*: not 1.0"),
+    (dict(n_inner=16.0), "whole numbers.*16.0"), (dict(embedding_std=0.0), "a deviation above 0: not .*, 0.0")])
 def test_a_recipe_that_is_none_is_refused(wrong, match):
     with pytest.raises(ValueError, match=match):
         replace(TINY, **wrong)
@@ -134,7 +134,7 @@ def test_a_row_that_is_too_long_is_refused():
 
 def test_muon_has_the_matrices_of_the_blocks_and_nothing_else():
     model = Decoder(replace(MODERN, tied=False))
-    joint = muon_and_adamw(model, 1e-3, 2e-3)
+    joint = muon_and_adamw(model, decoder_groups(model, 0.01), 1e-3, 2e-3)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     muon, adam = ({names[id(p)] for group in each.param_groups for p in group["params"]} for each in joint.optimizers)
     assert muon | adam == set(names.values()) and not muon & adam
@@ -142,6 +142,23 @@ def test_muon_has_the_matrices_of_the_blocks_and_nothing_else():
     assert all(name.startswith("blocks.") for name in muon) and {"tokens.weight", "output.weight", "norm.weight"} <= adam
     assert {group["lr"] for group in joint.param_groups} == {1e-3, 2e-3}
     assert [group["weight_decay"] for group in joint.optimizers[1].param_groups] == [0.01, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_vectors_of_the_tokens_may_have_a_rate_of_their_own(name):
+    settings = dict(optimizer=name, rate=1e-3, muon_rate=2e-3, betas=[0.9, 0.99], decay=0.01, embedding_rate=0.1)
+    model = Decoder(replace(MODERN, tied=False))
+    for rate in 0.1, None:
+        groups = optimizer_of(model, settings | dict(embedding_rate=rate)).param_groups
+        [own] = [group for group in groups if any(p is model.tokens.weight for p in group["params"])]
+        assert (own["lr"], own["weight_decay"], len(own["params"]) == 1) == ((0.1, 0.0, True) if rate else (1e-3, 0.01, False))
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_long_vectors_change_nothing_else_at_the_beginning():
+    short, long = (torch.manual_seed(0) and Decoder(replace(MODERN, tied=False, embedding_std=std)).state_dict() for std in (0.02, 1.0))
+    assert torch.allclose(50 * short.pop("tokens.weight"), long.pop("tokens.weight"))
+    assert all(torch.equal(value, long[name]) for name, value in short.items())
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -195,4 +212,8 @@ def test_committed_runs_are_whole():
             run = runs[f"recipe-{name}-{seed}"]
             assert run["settings"] == train.RUNS[f"recipe-{name}-{seed}"] and run["curve"][-1][0] == run["settings"]["steps"] == round(train.STEPS / cost)
             assert len(run["commit"]) == 40
+    for name, (cost, change) in train.ALL_BUT.items():
+        for seed in 1, 2, 3:
+            assert runs[f"all-but-{name}-{seed}"]["settings"] == train.RUNS[f"all-but-{name}-{seed}"]
+    assert all(run["settings"] == train.RUNS[name] for name, run in runs.items())
     assert len({run["data"]["train"] for run in runs.values() if run["settings"]["vocabulary"] == "bpe-4096" and not run["settings"]["bytes"]}) == 1
