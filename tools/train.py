@@ -38,7 +38,7 @@ SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
 MEGABYTE = 1_000_000
-WEIGHTS = "lstm", "bytes", "gpt1-small", "book-vectors"  # the runs whose weights are kept
+WEIGHTS = "lstm", "bytes", "gpt1-small", "book-vectors", "book-adamw", "book-adamw-large"  # the runs whose weights are kept
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
@@ -108,16 +108,17 @@ RUNS |= {f"recipe-two-{seed}": changed(DECODER, dict(model=dict(positions="rotar
 FINAL = changed(DECODER, TOGETHER | dict(rate=3e-3, embedding_rate=0.1)) | dict(model=TOGETHER["model"] | dict(embedding_std=1.0))
 ALL_BUT = {
     "none": (1.0, {}), "embedding": (1.0, dict(embedding_rate=None, model=dict(embedding_std=0.02))),
-    "pre-norm": (1.01, dict(model=dict(pre_norm=False))), "rms": (1.04, dict(model=dict(norm="layer"))), "rotary": (1.03, dict(model=dict(positions="learned"))),
+    "pre-norm": (1.01, dict(model=dict(pre_norm=False))), "rotary": (1.03, dict(model=dict(positions="learned"))),
     "swiglu": (0.98, dict(model=dict(inner="gelu", n_inner=768))), "qk-norm": (1.03, dict(model=dict(qk_norm=False))),
-    "untied": (1.0, dict(embedding_rate=None, model=dict(tied=True, embedding_std=0.02))), "muon": (1.39, dict(optimizer="adamw")), "wsd": (1.0, dict(schedule="cosine"))}
+    "untied": (1.0, dict(embedding_rate=None, model=dict(tied=True, embedding_std=0.02))), "muon": (1.39, dict(optimizer="adamw"))}
 RUNS |= {f"all-but-{name}-{seed}": changed(FINAL, change) | dict(steps=round(STEPS * cost / 1.39), seed=seed)
          for name, (cost, change) in ALL_BUT.items() for seed in (1, 2, 3)}
 FIVE_MINUTES = 2 * round(STEPS * 300 / 90)  # of two cores, in steps of GPT-1's
 SMALL_VECTORS = changed(DECODER, TOGETHER) | dict(rows=12, rate=3e-3, warmup=100, seed=0)
 BOOK = changed(FINAL, {}) | dict(rows=12, warmup=100, seed=0)
-RUNS |= {f"book-{name}": changed(settings, change) | dict(steps=round(FIVE_MINUTES / 2.37)) for name, settings, change in (
-    ("slow", SMALL_VECTORS, {}), ("fast", SMALL_VECTORS, dict(muon_rate=1.2e-2)), ("vectors", BOOK, {}), ("vectors-slow", BOOK, dict(muon_rate=3e-3)))}
+RUNS |= {f"book-{name}": changed(settings, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, cost, settings, change in (
+    ("slow", 2.37, SMALL_VECTORS, {}), ("fast", 2.37, SMALL_VECTORS, dict(muon_rate=1.2e-2)), ("vectors", 2.37, BOOK, {}), ("vectors-slow", 2.37, BOOK, dict(muon_rate=3e-3)),
+    ("adamw", 1.08, BOOK, dict(optimizer="adamw", rows=6)), ("adamw-large", 2.1, BOOK, dict(optimizer="adamw")))}
 
 # nanoGPT in the same time: its README's settings for a CPU, over bytes and over our tokens; and in our shape.
 NANOGPT = dict(kind="nanogpt", commit="3adf61e154c3fe3fca428ad6bc3818b27a3b8291", vocabulary="bytes", rows=12, rate=1e-3, floor=0.1, warmup=100, betas=[0.9, 0.99], decay=0.1,
