@@ -222,7 +222,7 @@ class Whole(torch.nn.Module):
         self.inner, self.settings = inner, dataclasses.asdict(inner.config)
 
     def forward(self, tokens):
-        return self.inner(tokens, tokens)[0]
+        return self.inner(tokens, tokens.contiguous())[0]
 
     def loss(self, batch):
         return self.inner(batch[:, :-1], batch[:, 1:].contiguous())[1]
