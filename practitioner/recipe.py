@@ -91,7 +91,7 @@ class DecoderBlock(nn.Module):
 
     def network(self, x):
         h = self.up(x)                                          # (B, T, n_inner)
-        return self.down(h * F.silu(self.gate(x)) if self.gate else self.bend(h))
+        return self.down(self.bend(h) if self.gate is None else h * F.silu(self.gate(x)))
 
     def forward(self, x):                                       # (B, T, n) → the same
         for part, norm in (self.attention, self.norm_1), (self.network, self.norm_2):
