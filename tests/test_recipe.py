@@ -13,7 +13,7 @@ from practitioner.diagnostics import examine, practice_setup, QUESTIONS
 from practitioner.gpt import GPT, GPTConfig, louder, MORE_QUESTIONS
 from practitioner.lstm import save_weights
 from practitioner.network import next_token_loss
-from practitioner.recipe import as_qwen3, Decoder, decoder_groups, decoder_loss, hidden_matrices, load_decoder, muon_and_adamw, optimizer_of, Recipe, schedule_of
+from practitioner.recipe import as_qwen3, DecoderLM, decoder_groups, decoder_loss, hidden_matrices, load_decoder, muon_and_adamw, optimizer_of, Recipe, schedule_of
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 TINY = Recipe(vocab_size=11, n_positions=9, n_embd=12, n_layer=2, n_head=3, n_inner=16)
@@ -25,7 +25,7 @@ recipes = st.builds(replace, st.just(TINY), norm=st.sampled_from(["layer", "rms"
 def loud(recipe, seed=0):
     """A decoder in double precision with no parameter at a special value."""
     torch.manual_seed(seed)
-    return louder(Decoder(recipe).double()).eval()
+    return louder(DecoderLM(recipe).double()).eval()
 
 
 def some_tokens(*shape, seed=0):
@@ -35,7 +35,7 @@ def some_tokens(*shape, seed=0):
 def test_where_nothing_is_chosen_it_is_gpt1():
     torch.manual_seed(0)
     gpt = louder(GPT(GPTConfig(11, 9, 12, 2, 3, dropout=0.0)).double())
-    decoder = Decoder(replace(TINY, n_inner=48)).double()
+    decoder = DecoderLM(replace(TINY, n_inner=48)).double()
     decoder.load_state_dict(gpt.state_dict())
     batch, gradients = some_tokens(3, 10), []
     assert torch.equal(gpt(batch[:, :-1]), decoder(batch[:, :-1]))
@@ -115,7 +115,7 @@ def test_it_is_the_librarys_qwen3(tied):
 @pytest.mark.parametrize("other", [dict(norm="layer"), dict(pre_norm=False), dict(positions="learned"), dict(inner="relu2"), dict(qk_norm=False), dict(bias=True)], ids=str)
 def test_what_is_no_qwen3_is_refused(other):
     with pytest.raises(ValueError, match=f"{next(iter(other))}.*Qwen3"):
-        as_qwen3(Decoder(replace(MODERN, **other)))
+        as_qwen3(DecoderLM(replace(MODERN, **other)))
 
 
 @pytest.mark.parametrize("wrong, match", [
@@ -129,11 +129,11 @@ def test_a_recipe_that_is_none_is_refused(wrong, match):
 
 def test_a_row_that_is_too_long_is_refused():
     with pytest.raises(ValueError, match="10 tokens, but 9 positions"):
-        Decoder(MODERN)(some_tokens(1, 10))
+        DecoderLM(MODERN)(some_tokens(1, 10))
 
 
 def test_muon_has_the_matrices_of_the_blocks_and_nothing_else():
-    model = Decoder(replace(MODERN, tied=False))
+    model = DecoderLM(replace(MODERN, tied=False))
     joint = muon_and_adamw(model, decoder_groups(model, 0.01), 1e-3, 2e-3)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     muon, adam = ({names[id(p)] for group in each.param_groups for p in group["params"]} for each in joint.optimizers)
@@ -147,7 +147,7 @@ def test_muon_has_the_matrices_of_the_blocks_and_nothing_else():
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_vectors_of_the_tokens_may_have_a_rate_of_their_own(name):
     settings = dict(optimizer=name, rate=1e-3, muon_rate=2e-3, betas=[0.9, 0.99], decay=0.01, embedding_rate=0.1)
-    model = Decoder(replace(MODERN, tied=False))
+    model = DecoderLM(replace(MODERN, tied=False))
     for rate in 0.1, None:
         groups = optimizer_of(model, settings | dict(embedding_rate=rate)).param_groups
         [own] = [group for group in groups if any(p is model.tokens.weight for p in group["params"])]
@@ -156,7 +156,7 @@ def test_the_vectors_of_the_tokens_may_have_a_rate_of_their_own(name):
 
 
 def test_long_vectors_change_nothing_else_at_the_beginning():
-    short, long = (torch.manual_seed(0) and Decoder(replace(MODERN, tied=False, embedding_std=std)).state_dict() for std in (0.02, 1.0))
+    short, long = (torch.manual_seed(0) and DecoderLM(replace(MODERN, tied=False, embedding_std=std)).state_dict() for std in (0.02, 1.0))
     assert torch.allclose(50 * short.pop("tokens.weight"), long.pop("tokens.weight"))
     assert all(torch.equal(value, long[name]) for name, value in short.items())
 
@@ -165,7 +165,7 @@ def test_long_vectors_change_nothing_else_at_the_beginning():
 def test_every_optimiser_learns(name):
     """A row by heart, in forty steps."""
     torch.manual_seed(0)
-    model, batch = Decoder(MODERN), some_tokens(1, 10)
+    model, batch = DecoderLM(MODERN), some_tokens(1, 10)
     chosen = optimizer_of(model, dict(optimizer=name, rate=1e-2, muon_rate=2e-2, betas=[0.9, 0.99], decay=0.0))
     for _ in range(40):
         chosen.zero_grad()
@@ -182,7 +182,7 @@ def test_schedules_by_their_names():
 
 
 def test_a_file_comes_back(tmp_path):
-    model = louder(Decoder(MODERN))
+    model = louder(DecoderLM(MODERN))
     save_weights(tmp_path / "m.safetensors", model, run="m")
     again = load_decoder(tmp_path / "m.safetensors")
     assert again.recipe == MODERN and not again.training
@@ -198,7 +198,7 @@ def test_a_file_comes_back(tmp_path):
 def test_the_modern_recipe_gives_no_alarm():
     def build(seed):
         torch.manual_seed(seed)
-        return Decoder(replace(MODERN, vocab_size=16, n_positions=12, n_embd=32, n_head=2, n_inner=48, dropout=0.1))
+        return DecoderLM(replace(MODERN, vocab_size=16, n_positions=12, n_embd=32, n_head=2, n_inner=48, dropout=0.1))
     findings = examine(replace(practice_setup(), build=build), QUESTIONS | MORE_QUESTIONS)
     assert {name for name, finding in findings.items() if finding.alarm} <= {"places"}  # on a row of one token, rotary positions say nothing
 

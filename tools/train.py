@@ -29,7 +29,7 @@ from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E4
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
-from practitioner.recipe import Decoder, decoder_loss, optimizer_of, Recipe, schedule_of  # noqa: E402
+from practitioner.recipe import decoder_loss, DecoderLM, optimizer_of, Recipe, schedule_of  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.steps import cosine, linear  # noqa: E402
 
@@ -210,7 +210,7 @@ def gpt(settings, own, sizes):
 
 def decoder(settings, own, sizes):
     """The program of a decoder by any recipe, on windows of text, as long as it has positions."""
-    model = Decoder(Recipe(vocab_size=len(sizes), **settings["model"]))
+    model = DecoderLM(Recipe(vocab_size=len(sizes), **settings["model"]))
     return Program(model, model, Windows(own, model.context, settings["rows"], settings["seed"]), optimizer_of(model, settings), decoder_loss,
                    schedule_of(settings), bits_in_windows(model.context), settings.get("series", "recipe"), 2)
 
