@@ -1,5 +1,6 @@
 """`make train`: a run is carried out, recorded, stopped and taken up, and what it keeps says where it came from."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,20 @@ def test_an_average_is_not_taken_up(place):
 def test_the_names_are_asked_for():
     done = subprocess.run([sys.executable, ROOT / "tools" / "train.py", "nothing"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "nothing" in done.stderr and "lstm" in done.stderr and "Traceback" not in done.stderr
+
+
+def pretend(name):
+    if name == "rate-all-3":
+        raise RuntimeError("no room")
+    return Path(os.environ["PRETENDED"]), {"validation": 1.0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a worker has the patched module only where it is forked")
+def test_a_run_that_fails_is_named_and_the_others_are_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PRETENDED", str(tmp_path / "runs.json"))
+    monkeypatch.setattr(train, "trained", pretend)
+    monkeypatch.setattr(sys, "argv", ["train.py", "rate-all-*"])
+    with pytest.raises(SystemExit, match="failed: rate-all-3; what the others gave is kept"):
+        train.main()
+    assert "RuntimeError: no room" in capsys.readouterr().err
+    assert json.loads((tmp_path / "runs.json").read_text()).keys() == {"rate-all-0.75", "rate-all-1.5", "rate-all-6"}

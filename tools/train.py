@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 
 import numpy as np
@@ -339,10 +340,17 @@ def main():
     for pattern, names in chosen.items():
         if not names:
             parser.error(f"no run is called {pattern}; there are {', '.join(RUNS)}")
+    failed = []
     with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as workers:
         begun = {workers.submit(trained, name): name for names in chosen.values() for name in names}
         for done in concurrent.futures.as_completed(begun):
-            keep(begun[done], *done.result())
+            if error := done.exception():
+                traceback.print_exception(error)
+                failed.append(begun[done])
+            else:
+                keep(begun[done], *done.result())
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; what the others gave is kept")
 
 
 if __name__ == "__main__":
