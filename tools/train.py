@@ -1,6 +1,6 @@
 """Train what the book keeps as weights and curves (`make train`), each run recorded under runs/ and taken up again after a stop.
 
-Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in data/lstm, data/gpt and data/recipe: weights
+Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in a folder of data, such as data/lstm: weights
 in float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
 wrote at several ages. Nothing is chosen on test."""
 import argparse
@@ -95,33 +95,33 @@ def changed(settings, change):
 
 RUNS |= {f"recipe-{name}-{seed}": changed(DECODER, change) | dict(steps=round(STEPS / cost), seed=seed)
          for name, (cost, change) in CHANGES.items() for seed in (1, 2, 3)}
-RUNS |= {f"rate-{name}-{factor}": changed(DECODER, CHANGES[name][1]) | dict(rate=factor * 1e-3, steps=round(STEPS / CHANGES[name][0]), seed=0)
-         for name in ("gpt1",) for factor in (0.75, 1.5, 3)}
+RUNS |= {f"rate-gpt1-{factor}": DECODER | dict(rate=factor * 1e-3, steps=STEPS, seed=0) for factor in (0.75, 1.5, 3)}
 
 
 # What helped, together, and without biases, as Qwen3 has it: for as long as the changes, over the same seeds; then the book's model, for longer.
 TOGETHER = MUON | dict(schedule="wsd", model=dict(norm="rms", pre_norm=True, positions="rotary", inner="swiglu", n_inner=512, qk_norm=True, bias=False, tied=False))
-RUNS |= {f"recipe-all-{seed}": changed(DECODER, TOGETHER) | dict(steps=round(STEPS / 1.39), seed=seed) for seed in (1, 2, 3)}
-RUNS |= {f"rate-all-{factor}": changed(DECODER, TOGETHER) | dict(rate=factor * 1e-3, steps=round(STEPS / 1.39), seed=0) for factor in (0.75, 1.5, 3, 6)}
-RUNS |= {f"recipe-two-{seed}": changed(DECODER, dict(model=dict(positions="rotary", tied=False))) | dict(steps=round(STEPS / 1.03), seed=seed) for seed in (1, 2, 3)}
+ALL, STEPS_OF_ALL = changed(DECODER, TOGETHER), STEPS / CHANGES["muon"][0]
+RUNS |= {f"recipe-all-{seed}": ALL | dict(steps=round(STEPS_OF_ALL), seed=seed) for seed in (1, 2, 3)}
+RUNS |= {f"rate-all-{factor}": ALL | dict(rate=factor * 1e-3, steps=round(STEPS_OF_ALL), seed=0) for factor in (0.75, 1.5, 3, 6)}
+RUNS |= {f"recipe-two-{seed}": changed(DECODER, dict(model=dict(positions="rotary", tied=False))) | dict(steps=round(STEPS / CHANGES["rotary"][0]), seed=seed)
+         for seed in (1, 2, 3)}
 # With the rates that they want, and vectors of the tokens that begin as long as what is added to them; and all but one of them: the step that remains costs
 # less by what the one costs alone.
-FINAL = changed(DECODER, TOGETHER | dict(rate=3e-3, embedding_rate=0.1)) | dict(model=TOGETHER["model"] | dict(embedding_std=1.0))
+FINAL = changed(ALL, dict(rate=3e-3, embedding_rate=0.1, model=dict(embedding_std=1.0)))
 ALL_BUT = {
-    "none": (1.0, {}), "embedding": (1.0, dict(embedding_rate=None, model=dict(embedding_std=0.02))),
-    "pre-norm": (1.01, dict(model=dict(pre_norm=False))), "rotary": (1.03, dict(model=dict(positions="learned"))),
-    "swiglu": (0.98, dict(model=dict(inner="gelu", n_inner=768))), "qk-norm": (1.03, dict(model=dict(qk_norm=False))),
-    "untied": (1.0, dict(embedding_rate=None, model=dict(tied=True, embedding_std=0.02))), "muon": (1.39, dict(optimizer="adamw"))}
-RUNS |= {f"all-but-{name}-{seed}": changed(FINAL, change) | dict(steps=round(STEPS * cost / 1.39), seed=seed)
-         for name, (cost, change) in ALL_BUT.items() for seed in (1, 2, 3)}
+    "none": {}, "embedding": dict(embedding_rate=None, model=dict(embedding_std=0.02)),
+    "pre-norm": dict(model=dict(pre_norm=False)), "rotary": dict(model=dict(positions="learned")), "swiglu": dict(model=dict(inner="gelu", n_inner=768)),
+    "qk-norm": dict(model=dict(qk_norm=False)), "untied": dict(embedding_rate=None, model=dict(tied=True, embedding_std=0.02)), "muon": dict(optimizer="adamw")}
+RUNS |= {f"all-but-{name}-{seed}": changed(FINAL, change) | dict(steps=round(STEPS_OF_ALL * CHANGES.get(name, CHANGES["gpt1"])[0]), seed=seed)
+         for name, change in ALL_BUT.items() for seed in (1, 2, 3)}
 FIVE_MINUTES = 2 * round(STEPS * 300 / 90)  # of two cores, in steps of GPT-1's
-SMALL_VECTORS = changed(DECODER, TOGETHER) | dict(rows=12, rate=3e-3, warmup=100, seed=0)
-BOOK = changed(FINAL, {}) | dict(rows=12, warmup=100, seed=0)
+SMALL_VECTORS = ALL | dict(rows=12, rate=3e-3, warmup=100, seed=0)
+BOOK = FINAL | dict(rows=12, warmup=100, seed=0)
 RUNS |= {f"book-{name}": changed(settings, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, cost, settings, change in (
     ("slow", 2.37, SMALL_VECTORS, {}), ("fast", 2.37, SMALL_VECTORS, dict(muon_rate=1.2e-2)), ("vectors", 2.37, BOOK, {}), ("vectors-slow", 2.37, BOOK, dict(muon_rate=3e-3)),
     ("adamw", 1.08, BOOK, dict(optimizer="adamw", rows=6)), ("adamw-large", 2.1, BOOK, dict(optimizer="adamw")))}
 
-# nanoGPT in the same time: its README's settings for a CPU, over bytes and over our tokens; and in our shape.
+# nanoGPT in the same time: its README's settings for a CPU, over bytes and over our tokens.
 NANOGPT = dict(kind="nanogpt", commit="3adf61e154c3fe3fca428ad6bc3818b27a3b8291", vocabulary="bytes", rows=12, rate=1e-3, floor=0.1, warmup=100, betas=[0.9, 0.99], decay=0.1,
                clip=1.0, seed=0, bytes=None, average=False, model=dict(block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False))
 RUNS |= {f"nanogpt-{name}": changed(NANOGPT, change) | dict(steps=round(FIVE_MINUTES / cost)) for name, (cost, change) in {
@@ -138,6 +138,7 @@ RUNS |= {f"scaling-{width}-{part}": changed(SCALING, dict(model=dict(n_embd=widt
 EIGHTH = 9_938_485 // 8  # bytes
 RUNS |= {f"again-{times}" + "-dropout" * (dropout > 0): changed(SCALING, dict(model=dict(n_embd=128, dropout=dropout) | SIZES[128])) | dict(
     steps=times * EPOCH // 8, warmup=min(100, times * EPOCH // 80), bytes=EIGHTH) for times in (2, 4, 8, 16) for dropout in (0.0, 0.2)}
+
 
 @functools.cache
 def texts():
