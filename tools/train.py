@@ -128,16 +128,26 @@ RUNS |= {f"nanogpt-{name}": changed(NANOGPT, change) | dict(steps=round(FIVE_MIN
     "bytes": (0.59, {}), "tokens": (0.91, dict(vocabulary="bpe-4096"))}.items()}
 
 
-# How far it goes: sizes and amounts of text, each read once; a part of the text, read again and again, with dropout and without. Warm-up is a tenth of a short run.
+# How far it goes: sizes and amounts of text, each read once, and one larger run to be predicted; a sixteenth of the text, read again and again, with dropout and
+# without; and what the released model is to have, tried on an eighth of the text with an eighth of its parameters, four times through. Warm-up is a tenth of a short run.
 SIZES = {64: dict(n_head=1, n_inner=168), 128: dict(n_head=2, n_inner=344), 192: dict(n_head=3, n_inner=512), 256: dict(n_head=4, n_inner=680),
-         384: dict(n_head=6, n_inner=1024, n_layer=3)}
+         384: dict(n_head=6, n_inner=1024)}
+TRAINING_BYTES = 9_938_485
 EPOCH = 1804  # steps of 12 rows of 128 tokens
-SCALING = BOOK | dict(series="scaling")
-RUNS |= {f"scaling-{width}-{part}": changed(SCALING, dict(model=dict(n_embd=width) | sizes)) | dict(steps=EPOCH // part, warmup=min(100, EPOCH // part // 10))
-         for width, sizes in SIZES.items() for part in (8, 4, 2, 1)}
-EIGHTH = 9_938_485 // 8  # bytes
-RUNS |= {f"again-{times}" + "-dropout" * (dropout > 0): changed(SCALING, dict(model=dict(n_embd=128, dropout=dropout) | SIZES[128])) | dict(
-    steps=times * EPOCH // 8, warmup=min(100, times * EPOCH // 80), bytes=EIGHTH) for times in (2, 4, 8, 16) for dropout in (0.0, 0.2)}
+
+
+def scaling(width, steps, change={}, **settings):
+    """A run of the series: the book's recipe at a width, for a number of steps."""
+    return changed(BOOK, dict(model=dict(n_embd=width) | SIZES[width] | change)) | dict(series="scaling", steps=steps, warmup=min(100, steps // 10)) | settings
+
+
+RUNS |= {f"scaling-{width}-{part}": scaling(width, EPOCH // part) for width in SIZES for part in (16, 8, 4, 2, 1) if width < 384 or part == 1}
+RUNS |= {f"again-{times}" + "-dropout" * (dropout > 0): scaling(128, times * EPOCH // 16, dict(dropout=dropout), bytes=TRAINING_BYTES // 16)
+         for times in (2, 4, 8, 16) for dropout in (0.0, 0.2)}
+RUNS |= {f"choice-{name}": scaling(128, EPOCH // 2, dict(dropout=dropout), bytes=TRAINING_BYTES // 8) | change for name, dropout, change in (
+    ("plain", 0.0, {}), ("dropout", 0.1, {}), ("more-dropout", 0.2, {}), ("decay", 0.0, dict(decay=0.1)), ("more-decay", 0.0, dict(decay=0.3)),
+    ("both", 0.1, dict(decay=0.1)), ("large", 0.1, dict(rows=24, steps=EPOCH // 4)),
+    ("large-fast", 0.1, dict(rows=24, steps=EPOCH // 4, rate=4.2e-3, muon_rate=8.5e-3)), ("vectors", 0.1, dict(embedding_rate=0.03)))}
 
 
 @functools.cache
