@@ -1,4 +1,4 @@
-"""Every cell of the bug matrix, in four models; no false alarm; and the pieces of a healthy setup held against their definitions."""
+"""Every row of the bug matrix, each in two of four models; no false alarm; and the pieces of a healthy setup held against their definitions."""
 import itertools
 import json
 import math
@@ -139,9 +139,9 @@ def test_the_matrix_has_a_row_for_each_bug_and_something_in_each_column():
     assert set().union(*MATRIX.values()) == set(QUESTIONS)
 
 
-@pytest.mark.parametrize("bug", BUGS)
-@pytest.mark.parametrize("model", MODELS)
-def test_each_cell_of_the_matrix(setups, model, bug):
+@pytest.mark.parametrize("model, bug", [(model, bug) for i, bug in enumerate(BUGS) for j, model in enumerate(MODELS) if model == "n-gram" or (i + j) % 3 == 0])
+def test_each_row_of_the_matrix_in_two_models(setups, model, bug):
+    """In the n-gram, and in one of the others, in turn: all four take minutes."""
     assert alarms(BUGS[bug](setups[model])) == MATRIX[bug] | ALSO.get((model, bug), set())
 
 
@@ -152,8 +152,7 @@ def test_the_notebook_publishes_the_same_row(bug):
     assert entry["value"] == len(MATRIX[bug]) and entry["unit"] == "questions"
 
 
-@pytest.mark.parametrize("seed", [0, 10, 20])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model, seed", [("n-gram", 0), ("n-gram", 10), ("n-gram", 20), ("GRU", 0), ("convolution", 10), ("GPT", 20)])
 def test_no_false_alarm(setups, model, seed):
     """Nor one that is near: what is measured stays below half its bound."""
     findings = examine(replace(setups[model], build=seeded(MODELS[model], seed)))
