@@ -1,6 +1,6 @@
 """Train what the book keeps as weights and curves (`make train`), each run recorded under runs/ and taken up again after a stop.
 
-Without a name: the LSTM of Part 3. A name ending in * stands for all that begin so. What is kept stands in a folder of data, such as data/lstm: weights
+Without a name: the released model. A name ending in * stands for all that begin so. What is kept stands in a folder of data, such as data/lstm: weights
 in float16, and in runs.json of every run its settings, its code, its curve, its time and what it scores on the validation part; of some, what they
 wrote at several ages. Nothing is chosen on test."""
 import argparse
@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -25,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import write_atomically  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
-from practitioner.experiments import begin, digest_of, git, seed_everything, train  # noqa: E402
+from practitioner.experiments import accelerators, begin, digest_of, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
@@ -35,6 +36,7 @@ from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.steps import cosine, linear  # noqa: E402
 
 RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
+THREADS = torch.get_num_threads()  # of a run whose settings name no number
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
@@ -144,9 +146,9 @@ def scaling(width, steps, change={}, **settings):
 RUNS |= {f"scaling-{width}-{part}": scaling(width, EPOCH // part) for width in SIZES for part in (16, 8, 4, 2, 1) if width < 384 or part == 1}
 RUNS |= {f"again-{times}" + "-dropout" * (dropout > 0): scaling(128, times * EPOCH // 16, dict(dropout=dropout), bytes=TRAINING_BYTES // 16)
          for times in (2, 4, 8, 16) for dropout in (0.0, 0.2)}
-RUNS |= {f"choice-{name}": scaling(128, EPOCH // 2, dict(dropout=dropout), bytes=TRAINING_BYTES // 8) | change for name, dropout, change in (
-    ("plain", 0.0, {}), ("dropout", 0.1, {}), ("more-dropout", 0.2, {}), ("decay", 0.0, dict(decay=0.1)), ("more-decay", 0.0, dict(decay=0.3)),
-    ("both", 0.1, dict(decay=0.1)), ("large", 0.1, dict(rows=24, steps=EPOCH // 4)),
+RUNS |= {f"choice-{name}": changed(scaling(128, EPOCH // 2, dict(dropout=dropout), bytes=TRAINING_BYTES // 8), change) for name, dropout, change in (
+    ("plain", 0.0, {}), ("dropout", 0.1, {}), ("more-dropout", 0.2, {}), ("decay", 0.0, dict(decay=0.1)), ("more-decay", 0.0, dict(decay=0.3)), ("most-decay", 0.0, dict(decay=1.0)),
+    ("context", 0.0, dict(decay=0.3, rows=6, model=dict(n_positions=256))), ("both", 0.1, dict(decay=0.1)), ("large", 0.1, dict(rows=24, steps=EPOCH // 4)),
     ("large-fast", 0.1, dict(rows=24, steps=EPOCH // 4, rate=4.2e-3, muon_rate=8.5e-3)), ("vectors", 0.1, dict(embedding_rate=0.03)))}
 
 
@@ -293,9 +295,10 @@ def by_ages(name, settings, go_on, model):
     return go_on(settings["steps"]), json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def trained(name):
-    """Train the run called `name`, or go on with it: the folder of data where it belongs, and what is to be kept of it. Weights are kept at once."""
+def trained(name, device="cpu"):
+    """Train the run called `name`, or go on with it: the file of data where it belongs, and what is to be kept of it. Weights are kept at once."""
     settings = RUNS[name]
+    torch.set_num_threads(settings.get("threads", THREADS))
     own, validation, sizes = tokens(settings["vocabulary"])
     if settings["bytes"]:
         own = own[:np.searchsorted(np.cumsum(sizes[own]), settings["bytes"])]
@@ -312,7 +315,7 @@ def trained(name):
     go_on = functools.partial(
         train, program.trained, program.batches, program.optimizer, schedule=program.schedule, clip=settings["clip"], loss=program.loss,
         evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // program.judgements, 50),
-        run=run, save_every=SAVE_EVERY, device="cpu")
+        run=run, save_every=SAVE_EVERY, device=device)
     history, written = by_ages(name, settings, go_on, program.model)
     judged = averaged.module if averaged else program.model
     score = program.bits(judged, validation, sizes)
@@ -320,7 +323,7 @@ def trained(name):
     session = run.record["sessions"][-1]
     kept = dict(settings=settings, validation=round(float(score), 4), training=round(float(losses[-50:].mean() * per_byte), 4),
                 seconds=round(history[-1]["seconds"], 1), parameters=sum(p.numel() for p in program.model.parameters()),
-                epochs=round(settings["steps"] / program.batches.per_epoch, 3),
+                device=device, epochs=round(settings["steps"] / program.batches.per_epoch, 3),
                 data=run.record["data"], sessions=len(run.record["sessions"]), **{key: session[key] for key in ("begun", "commit", "patch", "machine", "versions", "threads")},
                 curve=[[record["step"] + 1, round(record["seconds"], 1), round(record["validation"], 4)] for record in history if "validation" in record])
     if program.folder != "lstm":
@@ -344,16 +347,18 @@ def carry_out(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["lstm"], help=f"of {', '.join(RUNS)}")
-    parser.add_argument("-n", "--jobs", type=int, default=1, help="how many runs at a time, each on the threads that OMP_NUM_THREADS allows")
+    parser.add_argument("names", nargs="*", default=["released"], help=f"of {', '.join(RUNS)}")
+    parser.add_argument("-n", "--jobs", type=int, default=1, help="how many runs at a time, each on the threads that OMP_NUM_THREADS allows, or that its settings name")
+    parser.add_argument("--device", default="cpu", choices=["cpu", *accelerators()], help="where to train (cpu)")
     arguments = parser.parse_args()
     chosen = {pattern: fnmatch.filter(RUNS, pattern) for pattern in arguments.names}
     for pattern, names in chosen.items():
         if not names:
             parser.error(f"no run is called {pattern}; there are {', '.join(RUNS)}")
     failed = []
-    with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as workers:
-        begun = {workers.submit(trained, name): name for names in chosen.values() for name in names}
+    start = multiprocessing.get_context(None if arguments.device == "cpu" else "spawn")  # CUDA does not outlive a fork
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs, start) as workers:
+        begun = {workers.submit(trained, name, arguments.device): name for names in chosen.values() for name in names}
         for done in concurrent.futures.as_completed(begun):
             if error := done.exception():
                 traceback.print_exception(error)
