@@ -2682,6 +2682,74 @@ def test_a_wrong_answer_is_refused_with_a_message(exercise, answer):
 
 # judge()
 
+
+# 45_scaling: best_split
+
+def split_by(exponent=lambda alpha, beta: beta / (alpha + beta), ratio=lambda log_A, log_B, alpha, beta: np.log(alpha / beta) + log_A - log_B, per_token=6, text=None):
+    def split(law, C):
+        _, log_A, log_B, alpha, beta = law
+        size = np.exp(ratio(log_A, log_B, alpha, beta) / (alpha + beta)) * (C / per_token) ** exponent(alpha, beta)
+        return size, (text or (lambda C, size: C / per_token / size))(C, size)
+    return split
+
+
+split_exponents_swapped = split_by(lambda alpha, beta: alpha / (alpha + beta))
+split_in_halves = split_by(lambda alpha, beta: 0.5)
+split_without_the_six = split_by(per_token=1)
+split_six_in_the_text_alone = split_by(per_token=1, text=lambda C, size: C / 6 / size)
+split_surcharges_equal = split_by(ratio=lambda log_A, log_B, alpha, beta: log_A - log_B)
+split_other_way_round = split_by(ratio=lambda log_A, log_B, alpha, beta: np.log(beta / alpha) + log_B - log_A)
+split_powers_forgotten_in_front = split_by(ratio=lambda log_A, log_B, alpha, beta: np.log(beta / alpha) + log_A - log_B)
+split_twenty_tokens_a_weight = lambda law, C: ((C / 120) ** 0.5, 20 * (C / 120) ** 0.5)
+
+
+# 45_scaling: lifetime
+
+def lifetime_by(worth):
+    def lifetime(times, value):
+        candidates = np.geomspace(1e-3, 1e6, 200_001)
+        return candidates[np.argmin(np.abs(worth(times, candidates) - value))]
+    return lifetime
+
+
+lifetime_first_reading_fades_too = lifetime_by(lambda times, R: R * -np.expm1(-times / R))
+lifetime_first_reading_twice = lifetime_by(lambda times, R: 1 + R * -np.expm1(-times / R))
+lifetime_first_reading_left_out = lifetime_by(lambda times, R: R * -np.expm1(-(times - 1) / R))
+lifetime_in_powers_of_two = lifetime_by(lambda times, R: 1 + R * (1 - 2 ** (-(times - 1) / R)))
+lifetime_without_the_factor = lifetime_by(lambda times, R: 1 + (times - 1) * -np.expm1(-(times - 1) / R))
+lifetime_what_is_worth = lambda times, value: value
+lifetime_on_a_coarse_grid = lambda times, value: min((1.0, 2.0, 5.0, 15.0, 50.0), key=lambda R: abs(1 + R * -np.expm1(-(times - 1) / R) - value))
+
+
+# 45_scaling: cheapest
+
+def cheapest_by(training=6, use=2, least=lambda law, target: target - np.exp(law[0]), power=lambda beta: -1 / beta):
+    def cheapest(law, target, served):
+        sizes = np.geomspace(1e-3, 1e4, 2_000_001)
+        left = least(law, target) - np.exp(law[1]) * sizes ** -law[3]
+        sizes, left = sizes[left > 0], left[left > 0]
+        return sizes[np.argmin(sizes * (training * (left / np.exp(law[2])) ** power(law[4]) + use * served))]
+    return cheapest
+
+
+cheapest_to_train = cheapest_by(use=0)
+cheapest_use_counted_as_training = cheapest_by(use=6)
+cheapest_training_counted_as_use = cheapest_by(training=2)
+cheapest_without_the_entropy = cheapest_by(least=lambda law, target: target)
+cheapest_power_upside_down = cheapest_by(power=lambda beta: -beta)
+cheapest_as_small_as_can_be = lambda law, target, served: (1 + 1e-6) * (np.exp(law[1]) / (target - np.exp(law[0]))) ** (1 / law[3])
+
+
+WRONG |= {
+    "45_scaling: best_split": [split_exponents_swapped, split_in_halves, split_without_the_six, split_six_in_the_text_alone, split_surcharges_equal,
+                               split_other_way_round, split_powers_forgotten_in_front, split_twenty_tokens_a_weight],
+    "45_scaling: lifetime": [lifetime_first_reading_fades_too, lifetime_first_reading_twice, lifetime_first_reading_left_out, lifetime_in_powers_of_two,
+                             lifetime_without_the_factor, lifetime_what_is_worth, lifetime_on_a_coarse_grid],
+    "45_scaling: cheapest": [cheapest_to_train, cheapest_use_counted_as_training, cheapest_training_counted_as_use, cheapest_without_the_entropy,
+                             cheapest_power_upside_down, cheapest_as_small_as_can_be],
+}
+
+
 def not_attempted(attempt):
     raise NotImplementedError
 

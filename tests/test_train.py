@@ -93,7 +93,7 @@ def test_the_names_are_asked_for():
     assert done.returncode == 2 and "nothing" in done.stderr and "lstm" in done.stderr and "Traceback" not in done.stderr
 
 
-def pretend(name):
+def pretend(name, device):
     if name == "rate-all-3":
         raise RuntimeError("no room")
     return Path(os.environ["PRETENDED"]), {"validation": 1.0}
