@@ -130,8 +130,8 @@ RUNS |= {f"nanogpt-{name}": changed(NANOGPT, change) | dict(steps=round(FIVE_MIN
     "bytes": (0.59, {}), "tokens": (0.91, dict(vocabulary="bpe-4096"))}.items()}
 
 
-# How far it goes: sizes and amounts of text, each read once, and one larger run to be predicted; a sixteenth of the text, read again and again, with dropout and
-# without; and what the released model is to have, tried on an eighth of the text with an eighth of its parameters, four times through. Warm-up is a tenth of a short run.
+# How far it goes: sizes and amounts of text, each read once, and one larger run to be predicted; a sixteenth of the text, read again and again, as it
+# is, with dropout and with weight decay; and what the released model is to have, tried on an eighth of the text with an eighth of its parameters, four times through. Warm-up is a tenth of a short run.
 SIZES = {64: dict(n_head=1, n_inner=168), 128: dict(n_head=2, n_inner=344), 192: dict(n_head=3, n_inner=512), 256: dict(n_head=4, n_inner=680),
          384: dict(n_head=6, n_inner=1024)}
 TRAINING_BYTES = 9_938_485
@@ -144,8 +144,9 @@ def scaling(width, steps, change={}, **settings):
 
 
 RUNS |= {f"scaling-{width}-{part}": scaling(width, EPOCH // part) for width in SIZES for part in (16, 8, 4, 2, 1) if width < 384 or part == 1}
-RUNS |= {f"again-{times}" + "-dropout" * (dropout > 0): scaling(128, times * EPOCH // 16, dict(dropout=dropout), bytes=TRAINING_BYTES // 16)
-         for times in (2, 4, 8, 16) for dropout in (0.0, 0.2)}
+AGAIN = {"": {}, "-dropout": dict(model=dict(dropout=0.2)), "-decay": dict(decay=0.3)}
+RUNS |= {f"again-{times}{name}": changed(scaling(128, times * EPOCH // 16, dict(dropout=0.0), bytes=TRAINING_BYTES // 16), change)
+         for times in (2, 4, 8, 16) for name, change in AGAIN.items()}
 RUNS |= {f"choice-{name}": changed(scaling(128, EPOCH // 2, dict(dropout=dropout), bytes=TRAINING_BYTES // 8), change) for name, dropout, change in (
     ("plain", 0.0, {}), ("dropout", 0.1, {}), ("more-dropout", 0.2, {}), ("decay", 0.0, dict(decay=0.1)), ("more-decay", 0.0, dict(decay=0.3)), ("most-decay", 0.0, dict(decay=1.0)),
     ("context", 0.0, dict(decay=0.3, rows=6, model=dict(n_positions=256))), ("both", 0.1, dict(decay=0.1)), ("large", 0.1, dict(rows=24, steps=EPOCH // 4)),
