@@ -33,7 +33,7 @@ from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_wei
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
 from practitioner.recipe import decoder_loss, DecoderLM, optimizer_of, Recipe, schedule_of  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
-from practitioner.steps import cosine, linear  # noqa: E402
+from practitioner.steps import cosine, Joint, linear, Muon  # noqa: E402
 
 RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
 THREADS = torch.get_num_threads()  # of a run whose settings name no number
@@ -41,14 +41,15 @@ SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
 MEGABYTE = 1_000_000
-WEIGHTS = "lstm", "bytes", "gpt1-small", "book-vectors"  # the runs whose weights are kept
+WEIGHTS = "lstm", "bytes-muon", "gpt1-small", "book-vectors"  # the runs whose weights are kept
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
     "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=4800),
     "bytes-large-batches": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),  # the same time, fewer steps
-    "bytes-two-cores": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=9600),
-    "bytes-higher-rate": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=8e-3, steps=9600),
+    "bytes-muon": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, optimizer="muon", muon_rate=1.6e-2, steps=7500),
+    "time-100-muon": USUAL | dict(model=LARGE, steps=100, optimizer="muon", muon_rate=1.6e-2),
+    "time-300-muon": USUAL | dict(model=LARGE, steps=300, optimizer="muon", muon_rate=1.6e-2),
     "tokens": USUAL | dict(steps=500),
 } | {f"time-{steps}": USUAL | dict(model=LARGE, steps=steps) for steps in (100, 300)} | {
     f"data-{size}": USUAL | dict(bytes=size, model=SMALL | dict(dropout=dropout), steps=steps)
@@ -130,8 +131,9 @@ RUNS |= {f"nanogpt-{name}": changed(NANOGPT, change) | dict(steps=round(FIVE_MIN
     "bytes": (0.59, {}), "tokens": (0.91, dict(vocabulary="bpe-4096"))}.items()}
 
 
-# How far it goes: sizes and amounts of text, each read once, and one larger run to be predicted; a sixteenth of the text, read again and again, as it
-# is, with dropout and with weight decay; and what the released model is to have, tried on an eighth of the text with an eighth of its parameters, four times through. Warm-up is a tenth of a short run.
+# How far it goes: sizes and amounts of text, each read once, and one larger run to be predicted; a sixteenth of the text, read again and again, as it is, with
+# dropout and with weight decay; and what the released model is to have, tried on an eighth of the text with an eighth of its parameters, four times through.
+# Warm-up is a tenth of a short run.
 SIZES = {64: dict(n_head=1, n_inner=168), 128: dict(n_head=2, n_inner=344), 192: dict(n_head=3, n_inner=512), 256: dict(n_head=4, n_inner=680),
          384: dict(n_head=6, n_inner=1024)}
 TRAINING_BYTES = 9_938_485
@@ -140,7 +142,7 @@ EPOCH = 1804  # steps of 12 rows of 128 tokens
 
 def scaling(width, steps, change={}, **settings):
     """A run of the series: the book's recipe at a width, for a number of steps."""
-    return changed(BOOK, dict(model=dict(n_embd=width) | SIZES[width] | change)) | dict(series="scaling", steps=steps, warmup=min(100, steps // 10)) | settings
+    return changed(BOOK, dict(model=dict(n_embd=width) | SIZES.get(width, {}) | change)) | dict(series="scaling", steps=steps, warmup=min(100, steps // 10)) | settings
 
 
 RUNS |= {f"scaling-{width}-{part}": scaling(width, EPOCH // part) for width in SIZES for part in (16, 8, 4, 2, 1) if width < 384 or part == 1}
@@ -151,6 +153,11 @@ RUNS |= {f"choice-{name}": changed(scaling(128, EPOCH // 2, dict(dropout=dropout
     ("plain", 0.0, {}), ("dropout", 0.1, {}), ("more-dropout", 0.2, {}), ("decay", 0.0, dict(decay=0.1)), ("more-decay", 0.0, dict(decay=0.3)), ("most-decay", 0.0, dict(decay=1.0)),
     ("context", 0.0, dict(decay=0.3, rows=6, model=dict(n_positions=256))), ("both", 0.1, dict(decay=0.1)), ("large", 0.1, dict(rows=24, steps=EPOCH // 4)),
     ("large-fast", 0.1, dict(rows=24, steps=EPOCH // 4, rate=4.2e-3, muon_rate=8.5e-3)), ("vectors", 0.1, dict(embedding_rate=0.03)))}
+
+
+# The released model: its text four times, on two threads, in what two cores do in an hour and a half.
+READINGS = 4
+RUNS["released"] = scaling(320, READINGS * EPOCH * 12 * 128 // (8 * 256), dict(n_layer=3, n_head=5, n_inner=848, n_positions=256), rows=8, decay=0.1, warmup=200, threads=2)
 
 
 @functools.cache
@@ -208,8 +215,12 @@ def lstm(settings, own, sizes):
     """The program of an LSTM whose state is carried from batch to batch."""
     model = LSTMLM(vocab_size=len(sizes), **settings["model"])
     carried = Carried(model, settings["lanes"])
-    return Program(model, carried, Streams(own, settings["length"], settings["lanes"], settings["seed"]),
-                   torch.optim.AdamW(carried.parameters(), lr=settings["rate"], betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p is not model.embedding.weight] if settings.get("optimizer") == "muon" else []
+    optimizer = torch.optim.AdamW([p for p in carried.parameters() if all(p is not matrix for matrix in matrices)], lr=settings["rate"], betas=(0.9, 0.99),
+                                  weight_decay=0.0, fused=True)
+    if matrices:
+        optimizer = Joint(Muon(matrices, lr=settings["muon_rate"], weight_decay=0.0, dtype="float32", adjust_lr_fn="match_rms_adamw"), optimizer)
+    return Program(model, carried, Streams(own, settings["length"], settings["lanes"], settings["seed"]), optimizer,
                    functools.partial(carried_loss, output_loss=output_loss_in_parts), linear(settings["steps"], settings["warmup"]))
 
 
@@ -329,8 +340,9 @@ def trained(name, device="cpu"):
                 curve=[[record["step"] + 1, round(record["seconds"], 1), round(record["validation"], 4)] for record in history if "validation" in record])
     if program.folder != "lstm":
         kept |= dict(losses=[round(float(part.mean() * per_byte), 4) for part in np.split(losses, range(10, len(losses), 10))], samples=written)
+    about = dict(run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
     if name in WEIGHTS:
-        save_weights(DATA / program.folder / f"{name}.safetensors", judged, run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
+        save_weights(DATA / program.folder / f"{name}.safetensors", judged, **about)
     print(f"{name}: {score:.4f} bits per byte of validation, {history[-1]['seconds']:.0f} s", flush=True)
     return DATA / program.folder / "runs.json", kept
 
