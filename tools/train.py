@@ -47,7 +47,7 @@ RUNS = {
     "lstm": USUAL | dict(model=LARGE | dict(dropout=0.15), steps=4000),
     "bytes": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, steps=4800),
     "bytes-large-batches": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), length=128, steps=1300),  # the same time, fewer steps
-    "bytes-muon": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, optimizer="muon", muon_rate=1.6e-2, steps=7500),
+    "bytes-muon": USUAL | dict(vocabulary="bytes", model=dict(n_embd=64, n_hidden=256), lanes=16, rate=4e-3, optimizer="muon", muon_rate=1.6e-2, steps=6000),
     "time-100-muon": USUAL | dict(model=LARGE, steps=100, optimizer="muon", muon_rate=1.6e-2),
     "time-300-muon": USUAL | dict(model=LARGE, steps=300, optimizer="muon", muon_rate=1.6e-2),
     "tokens": USUAL | dict(steps=500),
