@@ -4,6 +4,7 @@ A wrong answer here is a mistake that a beginner would really make. A new exerci
 import ast
 import codecs
 import copy
+import hashlib
 import importlib
 import inspect
 import itertools
@@ -2747,6 +2748,85 @@ WRONG |= {
                              lifetime_without_the_factor, lifetime_what_is_worth, lifetime_on_a_coarse_grid],
     "45_scaling: cheapest": [cheapest_to_train, cheapest_use_counted_as_training, cheapest_training_counted_as_use, cheapest_without_the_entropy,
                              cheapest_power_upside_down, cheapest_as_small_as_can_be],
+}
+
+
+# 51_other_peoples_code: git_folder
+
+def folder_by(order=sorted, mode=b"100644", name=bytes.fromhex, space=b" ", zero=b"\0", kind=b"tree", length=len):
+    def folder(files):
+        body = b"".join(mode + space + file.encode() + zero + name(files[file]) for file in order(files))
+        return hashlib.sha1(kind + b" %d\0" % length(body) + body).hexdigest()
+    return folder
+
+
+folder_in_the_order_given = folder_by(order=list)
+folder_backwards = folder_by(order=lambda files: sorted(files, reverse=True))
+folder_in_hex_digits = folder_by(name=lambda name: name.encode())
+folder_as_a_blob = folder_by(kind=b"blob")
+folder_counts_files = folder_by(length=lambda body: body.count(b"100644"))
+folder_with_another_mode = folder_by(mode=b"0100644")
+folder_without_spaces = folder_by(space=b"")
+folder_without_zeros = folder_by(zero=b"")
+folder_by_the_names_alone = folder_by(mode=b"", space=b"", zero=b"")
+
+
+# 51_other_peoples_code: find_heads
+
+def heads_by(candidates=lambda n: [heads for heads in range(1, n + 1) if n % heads == 0], fits=lambda apart: apart.max() < 1e-3, copies=True, trained=False):
+    def find(model, tokens, logits):
+        n = model.config.n_embd
+        for heads in candidates(n):
+            other = copy.deepcopy(model) if copies else model
+            for block in other.blocks:
+                block.n_head = heads
+            with torch.no_grad():
+                if fits((other.train(trained)(tokens) - logits).abs()):
+                    return heads
+    return find
+
+
+heads_changes_the_model = heads_by(copies=False)
+heads_up_to_eight = heads_by(candidates=lambda n: [heads for heads in range(1, 9) if n % heads == 0])
+heads_powers_of_two = heads_by(candidates=lambda n: [heads for heads in (1, 2, 4, 8, 16) if n % heads == 0])
+heads_of_64 = lambda model, tokens, logits: max(1, model.config.n_embd // 64)
+heads_as_loaded = lambda model, tokens, logits: model.config.n_head
+heads_any_that_runs = heads_by(fits=lambda apart: True)
+heads_by_one_logit = heads_by(fits=lambda apart: apart.min() < 1e-3)
+heads_with_dropout = heads_by(trained=True)
+
+
+def heads_the_nearest(model, tokens, logits):
+    apart = {}
+    for heads in range(1, model.config.n_embd + 1):
+        if model.config.n_embd % heads == 0:
+            heads_by(candidates=lambda n: [heads], fits=lambda off: apart.setdefault(heads, off.max().item()) < 0)(model, tokens, logits)
+    return min(apart, key=apart.get)
+
+
+# 51_other_peoples_code: surprise_after
+
+after_in_nats = lambda s, z, new: s + np.logaddexp.reduce(np.append(z, new)) - np.logaddexp.reduce(z)
+after_less = lambda s, z, new: s - (np.logaddexp.reduce(np.append(z, new)) - np.logaddexp.reduce(z)) / np.log(2)
+after_the_bound = lambda s, z, new: s + np.log2(1 + len(new) / len(z))
+after_of_the_new_alone = lambda s, z, new: s + np.logaddexp.reduce(new) / np.log(2)
+after_as_if_s_were_nothing = lambda s, z, new: (np.logaddexp.reduce(np.append(z, new)) - np.logaddexp.reduce(z)) / np.log(2)
+after_nothing = lambda s, z, new: s
+after_by_the_largest = lambda s, z, new: s + (max(np.max(z), np.max(new)) - np.max(z)) / np.log(2)
+
+
+def after_by_exponentials(s, z, new):
+    with np.errstate(over="ignore", invalid="ignore"):
+        return s + np.log2(1 + np.exp(new).sum() / np.exp(z).sum())
+
+
+WRONG |= {
+    "51_other_peoples_code: git_folder": [folder_in_the_order_given, folder_backwards, folder_in_hex_digits, folder_as_a_blob, folder_counts_files,
+                                          folder_with_another_mode, folder_without_spaces, folder_without_zeros, folder_by_the_names_alone],
+    "51_other_peoples_code: find_heads": [heads_changes_the_model, heads_up_to_eight, heads_powers_of_two, heads_of_64, heads_as_loaded, heads_any_that_runs,
+                                          heads_by_one_logit, heads_with_dropout, heads_the_nearest],
+    "51_other_peoples_code: surprise_after": [after_in_nats, after_less, after_the_bound, after_of_the_new_alone, after_as_if_s_were_nothing, after_nothing,
+                                              after_by_the_largest, after_by_exponentials],
 }
 
 

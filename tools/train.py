@@ -24,7 +24,7 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from practitioner.book import write_atomically  # noqa: E402
+from practitioner.book import per_conversation, write_atomically  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
 from practitioner.experiments import accelerators, begin, digest_of, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
@@ -33,6 +33,7 @@ from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_wei
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
 from practitioner.recipe import decoder_loss, DecoderLM, optimizer_of, Recipe, schedule_of  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
+from practitioner.scaling import load_quantised, save_quantised  # noqa: E402
 from practitioner.steps import cosine, Joint, linear, Muon  # noqa: E402
 
 RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
@@ -296,6 +297,19 @@ def sample(model, settings, length=60, temperature=0.7):
     return "A:" + tokenizer.decode(written)
 
 
+def of_released(model, settings, validation, sizes, samples=100, length=150):
+    """What is kept of the released model besides, as it is kept, in 8 bits: its score, what each conversation of the test part costs it in bits, what it writes."""
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    rows = [row.ids for row in tokenizer.encode_batch([serialise(conversation.turns) for conversation in texts().test])]
+    costs = per_conversation(surprise_of(model, np.concatenate(rows), model.context, 16, model.context // 4), [len(row) for row in rows])
+    steps, written = StepByStep(model), []
+    for number in range(samples):
+        opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
+        written.append(tokenizer.decode(write_on(steps, opening, length, 1.0, np.random.default_rng([settings["seed"], number]))[0]))
+    return dict(validation=round(float(bits_in_windows(model.context)(model, validation, sizes)), 4), test=[round(float(cost), 1) for cost in costs], samples=written)
+
+
 def by_ages(name, settings, go_on, model):
     """Call go_on(step) up to each age at which the run is to write something, and then up to its last step: the history, and what was written by step."""
     file = RECORDED / name / "samples.json"
@@ -343,6 +357,10 @@ def trained(name, device="cpu"):
     about = dict(run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
     if name in WEIGHTS:
         save_weights(DATA / program.folder / f"{name}.safetensors", judged, **about)
+    if name == "released":
+        file = DATA / program.folder / f"{name}.safetensors"
+        save_quantised(file, judged, **about)
+        kept |= dict(released=of_released(load_quantised(file), settings, validation, sizes))
     print(f"{name}: {score:.4f} bits per byte of validation, {history[-1]['seconds']:.0f} s", flush=True)
     return DATA / program.folder / "runs.json", kept
 
