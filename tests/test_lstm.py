@@ -312,7 +312,7 @@ def test_what_is_kept_can_be_traced():
         assert len(run["commit"]) == 40 and run["versions"]["torch"] and run["data"].keys() == {"train", "validation"}, name
         assert 0 < run["validation"] < 8 and run["seconds"] > 0 and run["curve"][-1][0] == run["settings"]["steps"]
     assert len({json.dumps(run["data"]["validation"]) for run in runs.values() if run["settings"]["vocabulary"] == "bpe-4096"}) == 1
-    for name in "lstm", "bytes":
+    for name in "lstm", "bytes-muon":
         model = load_weights(kept / f"{name}.safetensors")
         assert sum(p.numel() for p in model.parameters()) == runs[name]["parameters"]
         assert (kept / f"{name}.safetensors").stat().st_size < 12_000_000
