@@ -59,7 +59,7 @@ export: .venv/done  ## write practitioner/ from the notebooks
 bench: .venv/done  ## measure speeds, alone on the machine
 	@$(TEST)/python tools/bench.py
 
-train: .venv/done  ## train what the book keeps in data/: the LSTM, or RUN=…; goes on after a stop
+train: .venv/done  ## train what the book keeps in data/: the released model, or RUN=…; goes on after a stop
 	@$(TEST)/python tools/train.py $(RUN)
 
 adopt:  ## make a fork your own: REPO=owner/name
