@@ -31,7 +31,7 @@ from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E4
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
-from practitioner.recipe import decoder_loss, DecoderLM, optimizer_of, Recipe, schedule_of  # noqa: E402
+from practitioner.recipe import decoder_loss, DecoderLM, optimizer_of, Recipe, schedule_of, without  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.scaling import load_quantised, save_quantised  # noqa: E402
 from practitioner.steps import cosine, Joint, linear, Muon  # noqa: E402
@@ -217,8 +217,7 @@ def lstm(settings, own, sizes):
     model = LSTMLM(vocab_size=len(sizes), **settings["model"])
     carried = Carried(model, settings["lanes"])
     matrices = [p for p in model.parameters() if p.ndim == 2 and p is not model.embedding.weight] if settings.get("optimizer") == "muon" else []
-    optimizer = torch.optim.AdamW([p for p in carried.parameters() if all(p is not matrix for matrix in matrices)], lr=settings["rate"], betas=(0.9, 0.99),
-                                  weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(without([dict(params=list(carried.parameters()))], matrices), lr=settings["rate"], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     if matrices:
         optimizer = Joint(Muon(matrices, lr=settings["muon_rate"], weight_decay=0.0, dtype="float32", adjust_lr_fn="match_rms_adamw"), optimizer)
     return Program(model, carried, Streams(own, settings["length"], settings["lanes"], settings["seed"]), optimizer,
@@ -288,26 +287,22 @@ def nanogpt(settings, own, sizes):
 PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt}
 
 
-def sample(model, settings, length=60, temperature=0.7):
-    """What the model writes after the end of a conversation, as text."""
+def sample(model, settings, length=60, temperature=0.7, seed=None):
+    """What the model writes after the end of a conversation, as text; by the seed of its run, if no other is given."""
     from tokenizers import Tokenizer
-    tokenizer, steps = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), StepByStep(model, model.config.n_positions)
+    tokenizer, steps = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), StepByStep(model, settings["model"]["n_positions"])
     opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
-    written, _ = write_on(steps, opening, length, temperature, np.random.default_rng(settings["seed"]))
+    written, _ = write_on(steps, opening, length, temperature, np.random.default_rng(settings["seed"] if seed is None else seed))
     return "A:" + tokenizer.decode(written)
 
 
 def of_released(model, settings, validation, sizes, samples=100, length=150):
     """What is kept of the released model besides, as it is kept, in 8 bits: its score, what each conversation of the test part costs it in bits, what it writes."""
     from tokenizers import Tokenizer
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
-    rows = [row.ids for row in tokenizer.encode_batch([serialise(conversation.turns) for conversation in texts().test])]
-    costs = per_conversation(surprise_of(model, np.concatenate(rows), model.context, 16, model.context // 4), [len(row) for row in rows])
-    steps, written = StepByStep(model), []
-    for number in range(samples):
-        opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
-        written.append(tokenizer.decode(write_on(steps, opening, length, 1.0, np.random.default_rng([settings["seed"], number]))[0]))
-    return dict(validation=round(float(bits_in_windows(model.context)(model, validation, sizes)), 4), test=[round(float(cost), 1) for cost in costs], samples=written)
+    test, per_test = encode_all(Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), texts().test)
+    costs = per_conversation(surprise_of(model, test, model.context, 16, model.context // 4), per_test)
+    return dict(validation=round(float(bits_in_windows(model.context)(model, validation, sizes)), 4), test=[round(float(cost), 1) for cost in costs],
+                samples=[sample(model, settings, length, 1.0, [settings["seed"], number]) for number in range(samples)])
 
 
 def by_ages(name, settings, go_on, model):
