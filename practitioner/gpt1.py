@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILES', 'IN_BLOCK', 'HUB', 'SIGNS', 'PLAIN', 'MODEL_URL', 'git_name', 'original_names', 'original_shapes',
-           'read_parts', 'empty_gpt', 'from_original', 'to_original', 'our_name', 'read_hub', 'from_hub', 'standardise',
-           'GPT1Tokenizer', 'joined_by', 'read_vocabulary', 'fetch', 'receive', 'store', 'fetch_gpt1',
-           'with_more_tokens']
+           'read_parts', 'empty_gpt', 'transposed', 'from_original', 'to_original', 'our_name', 'read_hub', 'from_hub',
+           'standardise', 'GPT1Tokenizer', 'joined_by', 'read_vocabulary', 'library_tokenizer', 'fetch', 'receive',
+           'store', 'fetch_gpt1', 'with_more_tokens']
 
 # %% ../notebooks/51_other_peoples_code.ipynb #e081b71d
 FILES = {
@@ -60,6 +60,10 @@ def original_shapes(config):
         shapes.append(matrix if kind == "weight" else matrix[-1:])
     return shapes
 
+# %% ../notebooks/51_other_peoples_code.ipynb #7295ec64
+HUB = {"attn.c_attn": "qkv", "attn.c_proj": "proj", "ln_1": "norm_1", "mlp.c_fc": "up",
+       "mlp.c_proj": "down", "ln_2": "norm_2"}
+
 # %% ../notebooks/51_other_peoples_code.ipynb #dacb1a96
 import pathlib
 import numpy as np
@@ -92,6 +96,11 @@ def empty_gpt(config):
         model = GPT(config)
     return model.to_empty(device="cpu")
 
+def transposed(arrays):
+    """Arrays by our names, those of the blocks' matrices the other way round."""
+    return {name: value.T if value.ndim == 2 and name.startswith("blocks") else value
+            for name, value in arrays.items()}
+
 # %% ../notebooks/51_other_peoples_code.ipynb #2eba3722
 def from_original(row, config=GPTConfig()):
     """The GPT whose parameters are the numbers (P,) of OpenAI's files; for evaluation.
@@ -103,27 +112,22 @@ def from_original(row, config=GPTConfig()):
         raise ValueError(f"there are {len(row):,} numbers, and {config} has {ends[-1]:,}")
     if not np.isfinite(row).all():
         raise ValueError(f"{(~np.isfinite(row)).sum():,} of the numbers are not finite")
-    arrays = {}
-    for name, shape, part in zip(original_names(config), shapes, np.split(row, ends[:-1])):
-        array = torch.from_numpy(part.reshape(shape))
-        arrays[name] = array[0].T if len(shape) == 3 else array
+    parts = zip(original_names(config), shapes, np.split(row, ends[:-1]))
+    arrays = {name: torch.from_numpy(part.reshape(shape[-2:]))
+              for name, shape, part in parts}
     model = empty_gpt(config)
-    model.load_state_dict(arrays)                            # which copies
+    model.load_state_dict(transposed(arrays))                # which copies
     return model.eval()
 
 # %% ../notebooks/51_other_peoples_code.ipynb #a2ca05f7
 def to_original(model):
     """The parameters of a GPT as the row of numbers (P,) in OpenAI's files."""
-    state = model.state_dict()
-    pieces = [state[name].T if state[name].ndim == 2 and name.startswith("blocks")
-              else state[name] for name in original_names(model.config)]
-    return np.concatenate([piece.float().cpu().reshape(-1).numpy() for piece in pieces])
+    state = transposed(model.state_dict())
+    return np.concatenate([state[name].float().cpu().reshape(-1).numpy()
+                           for name in original_names(model.config)])
 
-# %% ../notebooks/51_other_peoples_code.ipynb #ee4839e4
+# %% ../notebooks/51_other_peoples_code.ipynb #5bafff09
 import re
-
-HUB = {"attn.c_attn": "qkv", "attn.c_proj": "proj", "ln_1": "norm_1", "mlp.c_fc": "up",
-       "mlp.c_proj": "down", "ln_2": "norm_2"}
 
 def our_name(name):
     """What our GPT calls what the hub calls `name`; None for what it has no need of."""
@@ -150,12 +154,13 @@ def read_hub(path):
     ours, head = {}, None
     for name, value in arrays.items():
         head = value if name.endswith("lm_head.weight") else head
-        if our_name(name) in ours:
+        own = our_name(name)
+        if own in ours:
             raise ValueError(f"{name} is there twice")
-        if our_name(name) is not None:
+        if own is not None:
             if not value.is_floating_point() or not torch.isfinite(value).all():
                 raise ValueError(f"{name} holds what is no finite number")
-            ours[our_name(name)] = value.float()
+            ours[own] = value.float()
     if head is not None and not torch.equal(head.float(), ours["tokens.weight"]):
         raise ValueError("its output matrix is not the table of tokens, as GPT-1's is")
     return ours
@@ -171,9 +176,7 @@ def from_hub(path, n_head=12):
         V, n = arrays["tokens.weight"].shape
         layers = sum(name.endswith("qkv.weight") for name in arrays)
         model = empty_gpt(GPTConfig(V, len(arrays["positions.weight"]), n, layers, n_head))
-        model.load_state_dict({
-            name: value.T if value.ndim == 2 and name.startswith("blocks") else value
-            for name, value in arrays.items()})
+        model.load_state_dict(transposed(arrays))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} holds no GPT-1 with {n_head} heads, or a damaged one: "
                          f"{type(error).__name__}: {error}") from error
@@ -226,20 +229,18 @@ class GPT1Tokenizer:
         """What the ids stand for; not the text that was encoded, which was changed."""
         return "".join(self.tokens[int(i)] for i in ids).replace("</w>", " ").strip()
 
-# %% ../notebooks/51_other_peoples_code.ipynb #59608e5b
+# %% ../notebooks/51_other_peoples_code.ipynb #8b16f586
+from itertools import pairwise
+from .tokens import joined
+
 def joined_by(rank, parts):
     """The parts of a word after all merges, each of the pair that ranks first."""
-    while len(parts) > 1:
-        best = min(zip(parts, parts[1:]), key=lambda pair: rank.get(pair, len(rank)))
+    while True:
+        best = min(pairwise(parts), key=lambda pair: rank.get(pair, len(rank)),
+                   default=None)
         if best not in rank:
-            break
-        after, place = [], 0
-        while place < len(parts):
-            size = 2 if tuple(parts[place:place + 2]) == best else 1
-            after.append("".join(parts[place:place + size]))
-            place += size
-        parts = after
-    return parts
+            return parts
+        parts = joined(parts, best, "".join(best))
 
 # %% ../notebooks/51_other_peoples_code.ipynb #b3ae03eb
 def read_vocabulary(encoder, merges):
@@ -250,6 +251,19 @@ def read_vocabulary(encoder, merges):
     if not first.startswith("#version") or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"{merges} is no list of merges: a line #version, then pairs")
     return json.loads(pathlib.Path(encoder).read_text(encoding="utf-8")), pairs
+
+# %% ../notebooks/51_other_peoples_code.ipynb #6b7515a5
+import tempfile
+
+def library_tokenizer(vocabulary, merges, kind="OpenAIGPTTokenizer"):
+    """The tokenizer of transformers for GPT-1 that is called `kind`, from two files."""
+    import transformers
+    lines = ["#version: 0.2", *map(" ".join, merges), ""]
+    with tempfile.TemporaryDirectory() as folder:
+        for file, text in (("vocab.json", json.dumps(vocabulary)),
+                           ("merges.txt", "\n".join(lines))):
+            pathlib.Path(folder, file).write_text(text, encoding="utf-8")
+        return getattr(transformers, kind).from_pretrained(folder)
 
 # %% ../notebooks/51_other_peoples_code.ipynb #878074ea
 import http.client
@@ -268,17 +282,14 @@ def fetch(url, file, name, quiet=False):
         return file
     part = file.with_name(f"{file.name}.part")
     file.parent.mkdir(parents=True, exist_ok=True)
-    begun = part.exists()
-    receive(url, part, quiet)
-    if begun and git_name(part.read_bytes()) != name:    # perhaps it began as another file
-        part.unlink()
+    for _ in range(1 + part.exists()):             # what had begun may be another file's
         receive(url, part, quiet)
-    found = git_name(part.read_bytes())
-    if found != name:
+        found = git_name(part.read_bytes())
+        if found == name:
+            os.replace(part, file)
+            return file
         part.unlink()
-        raise ValueError(f"{url} was to be {name}, and is {found}")
-    os.replace(part, file)
-    return file
+    raise ValueError(f"{url} was to be {name}, and is {found}")
 
 # %% ../notebooks/51_other_peoples_code.ipynb #05ccfff4
 def receive(url, part, quiet=False):

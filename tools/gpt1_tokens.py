@@ -9,13 +9,12 @@ import json
 import pathlib
 import random
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import write_atomically  # noqa: E402
 from practitioner.corpus import load_corpus  # noqa: E402
-from practitioner.gpt1 import FILES, git_name, GPT1Tokenizer, read_vocabulary  # noqa: E402
+from practitioner.gpt1 import FILES, git_name, GPT1Tokenizer, library_tokenizer, read_vocabulary  # noqa: E402
 
 PROGRAM = "48a0d502f69000e29ec54f96efa93605ba0528f0"  # text_utils.py
 ODD = "ab\n \t\\+-~!\"?é…—´'.,:;()[]{}|_*/10AB\u200b😀"
@@ -38,12 +37,9 @@ def library(folder):
     vocabulary, merges = read_vocabulary(folder / "encoder_bpe_40000.json", folder / "vocab_40000.bpe")
     kinds = {"": "OpenAIGPTTokenizer"} if int(transformers.__version__.split(".")[0]) > 4 else {", slow": "OpenAIGPTTokenizer", ", fast": "OpenAIGPTTokenizerFast"}
     ways = {}
-    with tempfile.TemporaryDirectory() as place:
-        pathlib.Path(place, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        pathlib.Path(place, "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges), ""]), encoding="utf-8")
-        for kind, name in kinds.items():
-            tokenizer = getattr(transformers, name).from_pretrained(place)
-            ways[transformers.__version__ + kind] = lambda texts, tokenizer=tokenizer: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for kind, name in kinds.items():
+        tokenizer = library_tokenizer(vocabulary, merges, name)
+        ways[transformers.__version__ + kind] = lambda texts, tokenizer=tokenizer: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     return ways
 
 
