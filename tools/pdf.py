@@ -225,30 +225,58 @@ def print_page(browser, site, text, file, quick=False):
 
 
 def describe(file, text):
-    """Mend what Chromium leaves out: author, edition and date, that the outline is to be shown, and the spaces in it where a heading is broken."""
-    from pypdf import PdfWriter
+    """Mend what Chromium leaves out: author, edition and date, that the outline is to be shown, and the spaces in it where a heading is broken.
+
+    Only what changes is read, and written behind the rest, as PDF foresees it (ISO 32000-1, 7.5.6): a whole book has hundreds of
+    thousands of objects, one for each word that a screen reader is to find, and pypdf's writer would read and compare them all."""
+    from pypdf import PdfReader
     from pypdf.generic import BooleanObject, DictionaryObject, NameObject, TextStringObject
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     version, date = edition()
-    writer = PdfWriter(str(file), incremental=True)
+    reader, changed = PdfReader(file), {}
+
+    def change(reference, entries):
+        """Give the object at the reference other entries; returns it."""
+        changed[reference.idnum] = found = reference.get_object()
+        found.update({NameObject(key): value for key, value in entries.items()})
+        return found
     stamp = f"D:{date:%Y%m%d}000000Z"
-    writer.add_metadata({"/Title": config["title"], "/Author": config["author"], "/Subject": f"Edition {version}", "/CreationDate": stamp, "/ModDate": stamp})
-    writer.page_mode = "/UseOutlines"
-    writer.root_object[NameObject("/ViewerPreferences")] = DictionaryObject({NameObject("/DisplayDocTitle"): BooleanObject(True)})
+    about = {"/Title": config["title"], "/Author": config["author"], "/Subject": f"Edition {version}", "/CreationDate": stamp, "/ModDate": stamp}
+    change(reader.trailer.raw_get("/Info"), {key: TextStringObject(value) for key, value in about.items()})
+    root = change(reader.trailer.raw_get("/Root"), {"/PageMode": NameObject("/UseOutlines"),
+                                                    "/ViewerPreferences": DictionaryObject({NameObject("/DisplayDocTitle"): BooleanObject(True)})})
     headings = [" ".join(heading.get_text().split()) for heading in BeautifulSoup(fold(text), "html.parser").find_all(re.compile("^h[1-6]$"))]
 
     def bookmarks(item):
         while item is not None:
-            item = item.get_object()
             yield item
-            yield from bookmarks(item.get("/First"))
-            item = item.get("/Next")
-    marks = list(bookmarks(writer.root_object["/Outlines"]["/First"]))
+            yield from bookmarks(item.get_object().raw_get("/First") if "/First" in item.get_object() else None)
+            item = item.get_object().raw_get("/Next") if "/Next" in item.get_object() else None
+    marks = list(bookmarks(root["/Outlines"].raw_get("/First")))
     if len(marks) != len(headings):
         raise SystemExit(f"the outline has {len(marks)} entries for {len(headings)} headings")
     for mark, heading in zip(marks, headings):
-        mark[NameObject("/Title")] = TextStringObject(heading)
-    writer.write(str(file))
+        change(mark, {"/Title": TextStringObject(heading)})
+    append(file, reader.trailer, changed)
+
+
+def append(file, trailer, changed):
+    """Write the `changed` objects, by their numbers, behind the others of the PDF, with a table of where they stand and the file's `trailer`."""
+    from pypdf.generic import DictionaryObject, NameObject, NumberObject
+    with open(file, "r+b") as stream:
+        stream.seek(-1024, 2)
+        before = int(re.findall(rb"startxref\s+(\d+)", stream.read())[-1])
+        table = ["0 1\n0000000000 65535 f \n"]
+        for number, content in sorted(changed.items()):
+            table.append(f"{number} 1\n{stream.tell():010d} 00000 n \n")
+            stream.write(f"{number} 0 obj\n".encode())
+            content.write_to_stream(stream)
+            stream.write(b"\nendobj\n")
+        start = stream.tell()
+        stream.write(f"xref\n{''.join(table)}trailer\n".encode())
+        kept = {NameObject(key): trailer.raw_get(key) for key in ("/Size", "/Root", "/Info", "/ID") if key in trailer}
+        DictionaryObject(kept | {NameObject("/Prev"): NumberObject(before)}).write_to_stream(stream)
+        stream.write(f"\nstartxref\n{start}\n%%EOF\n".encode())
 
 
 def main():
