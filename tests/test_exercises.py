@@ -4,6 +4,7 @@ A wrong answer here is a mistake that a beginner would really make. A new exerci
 import ast
 import codecs
 import copy
+import functools
 import hashlib
 import importlib
 import inspect
@@ -37,8 +38,14 @@ KINDS = ("exercise", "check", "solution")
 
 # The exercises that the notebooks have
 
+@functools.lru_cache(maxsize=None)
+def read(path):
+    """The notebook, which is read once for all tests of its exercises."""
+    return nbformat.read(path, as_version=4)
+
+
 def code_cells(path):
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
 def kind(cell):
@@ -57,10 +64,12 @@ def triples(cells):
     return found
 
 
-def imports(cells):
-    """The import statements of a notebook, but for those inside other statements (its set-up on Colab)."""
-    trees = [ast.parse(TransformerManager().transform_cell(cell.source)) for cell in cells if kind(cell) is None]
-    return "\n".join(ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
+@functools.lru_cache(maxsize=None)
+def imports(path):
+    """The import statements of a notebook, but for those inside other statements (its set-up on Colab), compiled."""
+    trees = [ast.parse(TransformerManager().transform_cell(cell.source)) for cell in code_cells(path) if kind(cell) is None]
+    statements = [node for tree in trees for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return compile("\n".join(map(ast.unparse, statements)), f"the imports of {path.name}", "exec")
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -75,11 +84,11 @@ class Tried:
         path, self.stub_source, self.check_source, self.solution_source = EXERCISES[exercise]
         self.name = exercise.split(": ")[1]
         self.names = {"np": np, "judge": judge}
-        written = nbformat.read(path, as_version=4).metadata.get("nbdev", {}).get("default_exp")
+        written = read(path).metadata.get("nbdev", {}).get("default_exp")
         if written:  # a course's own notebook writes nothing into the package
             module = importlib.import_module(f"practitioner.{written}")
             self.names |= {name: getattr(module, name) for name in module.__all__}
-        exec(imports(code_cells(path)), self.names)
+        exec(imports(path), self.names)
         exec(self.stub_source, self.names)
         self.stub = self.names[self.name]
         exec(self.check_source, self.names)
