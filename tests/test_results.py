@@ -594,12 +594,13 @@ def faults(sources):
     used, found = collections.Counter(), []
     for notebook, source in sources.items():
         tree = ast.parse(source)
+        typed = names_for_literals(tree)
         for name, value in calls_of(tree):
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 used[name.value] += 1
             elif not isinstance(name, ast.JoinedStr):
                 found.append(f"{notebook}: a name that is not written out: {name and ast.unparse(name)}")
-            if value is None or is_typed(value, names_for_literals(tree)):
+            if value is None or is_typed(value, typed):
                 found.append(f"{notebook}: a number typed by hand: {value and ast.unparse(value)}")
     return found + [f"{name!r} is published {times} times" for name, times in used.items() if times > 1]
 
