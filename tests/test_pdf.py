@@ -132,7 +132,7 @@ def look(site, page):
     article = parse(site / f"{page}.html", folded=True).find("article")
     for link in article.select("a.headerlink"):
         link.decompose()
-    cells = [BeautifulSoup(pdf.unfold(str(cell)), "html.parser").get_text().strip("\n").splitlines() for cell in article.select("div.cell_input pre")]
+    cells = [BeautifulSoup(pdf.unfold(str(cell), plain=True), "html.parser").get_text().strip("\n").splitlines() for cell in article.select("div.cell_input pre")]
     return [" ".join(heading.get_text().split()) for heading in article.find_all(["h1", "h2", "h3", "h4"])], len(article.select(".cell.tag_solution")), cells
 
 
@@ -266,7 +266,8 @@ def test_a_broken_or_cut_line_would_be_found(browser, site, whole, tmp_path, sty
 def marked(text):
     """`text` with an id at the beginning and a mark at the end of what must not be torn; and for the names of each two, what they are of.
 
-    Nothing is put before a block: even what is empty can be parted from it."""
+    Nothing is put before a block: even what is empty can be parted from it. Code is left without its colours, which are two thirds of
+    all elements and take no room; were it otherwise, the print would differ from the PDF, and test_nothing_is_torn_that_fits_on_a_page fail."""
     page = BeautifulSoup(pdf.fold(text), "html.parser")
     blocks = [("code", tag) for tag in page.select(".cell_input") if tag.get_text().count("\n") < 55]
     blocks += [("figure", tag) for tag in page.select("figure")] + [("equation", tag) for tag in page.select("div.math")]
@@ -288,7 +289,7 @@ def marked(text):
             names[begin(heading), begin(follower)] = f"heading: {heading.get_text()}"
     links = "".join(f'<a href="#{goal}">{number}</a> ' for number, both in enumerate(names) for goal in both)
     page.main.append(BeautifulSoup(f'<div style="break-before: page; page: marks">{links}</div>', "html.parser"))
-    return pdf.unfold(str(page)), names
+    return pdf.unfold(str(page), plain=True), names
 
 
 def torn(chromium, site, text, file):

@@ -54,9 +54,11 @@ def fold(text):
                   else f"<pre data-folded>{html.escape(block[1], quote=False)}</pre>", text, flags=re.S)
 
 
-def unfold(text):
-    """What `fold` was given, after other changes."""
-    return re.sub(r'<pre data-folded="">(.*?)</pre>', lambda block: f"<pre>{html.unescape(block[1])}</pre>", text, flags=re.S)
+def unfold(text, plain=False):
+    """What `fold` was given, after other changes; `plain`: without the tags inside blocks of code, hence without its colours."""
+    code = lambda block: html.unescape(block[1])
+    return re.sub(r'<pre data-folded="">(.*?)</pre>', lambda block: f"<pre><span></span>{re.sub('<[^>]*>', '', code(block))}</pre>" if plain else f"<pre>{code(block)}</pre>",
+                  text, flags=re.S)
 
 
 def chapter(site, page, level, pages, address):
