@@ -1,4 +1,5 @@
 """For all tests: the scripts of tools/ and the extensions of book/_ext can be imported, the longest files begin first, and what was left out for want of a browser is said once, at the end."""
+import gc
 import pathlib
 import sys
 
@@ -9,7 +10,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
 from browser import NO_CHROMIUM  # noqa: E402
 
 
-LONGEST = ["test_pdf.py", "test_course.py", "test_site.py", "test_diagnostics.py", "test_strict.py"]
+LONGEST = [f"test_{name}.py" for name in ("pdf", "course", "site", "diagnostics", "experiments", "fork", "strict", "workflows", "reader", "corpus", "compression", "exercises")]
 
 
 @pytest.hookimpl(trylast=True)
@@ -18,6 +19,18 @@ def pytest_collection_modifyitems(items):
 
     An order of files on the command line would not do: pytest drops a file whose folder is named, too. That pytest-xdist keeps this order needs --no-loadscope-reorder."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays until the end: Python need not look through it for garbage again and again, half a second each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
