@@ -11,6 +11,7 @@ import threading
 NO_CHROMIUM = "NO CHROMIUM ON THIS MACHINE"
 FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 COMPRESSED = re.compile(r"text/|application/(javascript|json|xml)|image/svg")  # what a web server such as GitHub Pages compresses
+WEIGHED = {}
 
 
 def find_chromium():
@@ -65,12 +66,17 @@ def serve(folder, prefix="/"):
 
 
 def weight_of(responses):
-    """The bytes of what was loaded, what is text compressed by gzip."""
+    """The bytes of what was loaded, what is text compressed by gzip.
+
+    What every page loads is compressed once: it is known again by its address, length and date."""
     total = 0
     for response in responses:
         if response.status == 200 and not response.url.startswith("data:"):
-            body = response.body()
-            total += len(gzip.compress(body, 6) if COMPRESSED.match(response.headers.get("content-type", "")) else body)
+            known = response.url, response.headers.get("content-length"), response.headers.get("last-modified")
+            if known not in WEIGHED or None in known:
+                body = response.body()
+                WEIGHED[known] = len(gzip.compress(body, 6) if COMPRESSED.match(response.headers.get("content-type", "")) else body)
+            total += WEIGHED[known]
     return total
 
 
