@@ -61,7 +61,7 @@ def files_that_name(folder, account):
     """The text files that lead to an account, but for tests, and tools/adopt.py, which knows the placeholder."""
     leads = re.compile(r'(?:github\.com/|/gh/|/github/|")' + re.escape(account) + r"/|//" + re.escape(account) + r"\.github\.io")
     return [name for name in git(folder, "ls-files", "-z").split("\0") if name.endswith((".md", ".ipynb", ".yml", ".cff", ".py", ".json", ".toml"))
-            and not name.startswith("tests/") and name != "tools/adopt.py" and leads.search(own(folder / name))]
+            and not name.startswith("tests/") and name != "tools/adopt.py" and account in (text := own(folder / name)) and leads.search(text)]
 
 
 def test_an_adopted_fork_names_itself_everywhere(clone):

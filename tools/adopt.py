@@ -47,7 +47,8 @@ def adopt(text, old, new):
     """`text` with the repository `old` (owner, name) replaced by `new`: as an address, as pages, and as a folder to enter."""
     for pattern in "{0}/{1}", "{0}.github.io/{1}", "cd {1}\n":
         before, after = pattern.format(*old), pattern.format(*new)
-        text = re.sub(rf"(?<![\w.-]){re.escape(before)}(?![\w-])", lambda _: after, text)
+        if before in text:  # seen at once, where the pattern below looks at each place
+            text = re.sub(rf"(?<![\w.-]){re.escape(before)}(?![\w-])", lambda _: after, text)
     return text
 
 
