@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THREE_STARTS', 'three_terms', 'fit_law', 'refits', 'best_split_exponent', 'quantised', 'save_quantised',
-           'load_quantised']
+           'load_quantised', 'window_keys', 'known_windows', 'agreement']
 
 # %% ../notebooks/45_scaling.ipynb #655e5652
 import itertools
@@ -100,3 +100,42 @@ def load_quantised(path):
         raise ValueError(f"{path} holds no weights in 8 bits, or damaged ones: "
                          f"{type(error).__name__}: {error}") from error
     return model.eval()
+
+# %% ../notebooks/45_scaling.ipynb #d8c063f5
+def window_keys(tokens, length, hole=None, whole=None):
+    """A key for each window of `length` of the tokens (T,): uint64 (T − length + 1,).
+
+    Equal windows have equal keys, and others very probably not. What stands at the place
+    `hole`, counted from 0, does not matter. whole: the keys without a hole, if known."""
+    factors = np.random.default_rng(0).integers(1, 2**63, length, np.uint64) * 2 + 1
+    tokens = np.asarray(tokens).astype(np.uint64)
+    if whole is None:
+        whole = np.zeros(max(len(tokens) - length + 1, 0), np.uint64)
+        for place, factor in enumerate(factors):
+            whole += tokens[place:place + len(whole)] * factor
+    if hole is None:
+        return whole
+    return whole - tokens[hole:hole + len(whole)] * factors[hole]
+
+# %% ../notebooks/45_scaling.ipynb #2f1504e1
+def known_windows(rows, text, length, near=False):
+    """Of each window of `length` tokens in one of the rows: does it stand in the text?
+
+    bool, row by row. `near`: or one that differs from it in a single token."""
+    known, whole = False, window_keys(text, length)
+    for hole in range(length) if near else (None,):
+        keys = np.concatenate([window_keys(row, length, hole) for row in rows])
+        there, marked = window_keys(text, length, hole, whole), np.zeros(2**22, bool)
+        marked[keys >> 42] = True              # most of the text is sorted out by 22 bits
+        known |= np.isin(keys, there[marked[there >> 42]])
+    return known
+
+# %% ../notebooks/45_scaling.ipynb #693f7b2b
+@torch.no_grad()
+def agreement(model, rows, given):
+    """How many tokens after the first `given` of rows (N, T) greedy writing would get
+    right, before its first mistake: int64 (N,)."""
+    if not 1 <= given < rows.shape[1]:
+        raise ValueError(f"given is from 1 to {rows.shape[1] - 1}, not {given}")
+    right = model(rows[:, :-1])[:, given - 1:].argmax(dim=-1) == rows[:, given:]
+    return right.long().cumprod(dim=1).sum(dim=1)

@@ -1,4 +1,5 @@
 """Laws of scaling find what is there; weights in 8 bits come back."""
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from test_recipe import loud, MODERN, some_tokens, TINY
 
-from practitioner.scaling import best_split_exponent, fit_law, load_quantised, quantised, refits, save_quantised, three_terms
+from practitioner.scaling import (agreement, best_split_exponent, fit_law, known_windows, load_quantised, quantised, refits, save_quantised, three_terms,
+                                  window_keys)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 N, D = np.repeat((0.4, 0.9, 1.7, 2.6), 5), np.tile((0.17, 0.35, 0.7, 1.4, 2.8), 4)
@@ -88,3 +90,48 @@ def test_what_is_no_such_file_is_refused_by_name(tmp_path):
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(ValueError, match="no weights in 8 bits, or damaged"):
         load_quantised(file)
+
+
+# What stands in a text
+
+tokens = st.lists(st.integers(0, 2), max_size=40).map(lambda some: np.array(some, np.uint16))
+
+
+@quick
+@given(st.lists(tokens, min_size=1, max_size=4), tokens, st.integers(1, 6), st.booleans())
+def test_windows_of_a_text_are_found_as_by_looking_at_each(rows, text, length, near):
+    def windows(some):
+        return [tuple(some[i:i + length].tolist()) for i in range(len(some) - length + 1)]
+
+    there = windows(text)
+    known = [any(sum(a != b for a, b in zip(mine, other)) <= near for other in there) for row in rows for mine in windows(row)]
+    assert known_windows(rows, text, length, near).tolist() == known
+
+
+def test_keys_of_different_windows_differ_and_a_hole_hides_one_place():
+    every = np.array(list(itertools.product(range(5), repeat=5)), np.uint16)
+    keys = np.concatenate([window_keys(row, 5) for row in every])
+    assert len(np.unique(keys)) == len(every)
+    holed = np.concatenate([window_keys(row, 5, hole=2) for row in every])
+    assert len(np.unique(holed)) == 5 ** 4
+
+
+@quick
+@given(st.integers(0, 999), st.integers(1, 8))
+def test_agreement_ends_where_greedy_writing_would_leave_the_text(seed, given_tokens):
+    model = loud(MODERN, seed).float().eval()
+    rows = torch.from_numpy(np.random.default_rng(seed).integers(TINY.vocab_size, size=(3, 9)))
+    with torch.no_grad():
+        for place in range(given_tokens, 9):                                # half of them as the model would have it
+            likely = model(rows[:, :place])[:, -1].argmax(-1)
+            rows[:2, place] = torch.where(torch.rand(2, generator=torch.Generator().manual_seed(seed + place)) < 0.7, likely[:2], rows[:2, place])
+    known = []
+    for row in rows:
+        wrote = row[:given_tokens].tolist()
+        while len(wrote) < 9 and wrote == row[:len(wrote)].tolist():
+            with torch.no_grad():
+                wrote.append(int(model(torch.tensor([wrote]))[0, -1].argmax()))
+        known.append(len(wrote) - given_tokens - (wrote != row[:len(wrote)].tolist()))
+    assert agreement(model, rows, given_tokens).tolist() == known
+    with pytest.raises(ValueError, match="given is from 1 to 8, not 9"):
+        agreement(model, rows, 9)
