@@ -2839,6 +2839,102 @@ WRONG |= {
 }
 
 
+# 54_sampling: without_repeats
+
+def without_by(ends=lambda text, n: text[len(text) - n + 1:], span=lambda n: n - 1, places=lambda text, n: range(len(text) - n + 1), copies=True, value=-torch.inf,
+               follows=lambda i, n: i + n - 1):
+    def without(z, said, n):
+        z = z.clone() if copies else z
+        for row, text in zip(z, said.tolist()):
+            for i in places(text, n):
+                if text[i:i + span(n)] == ends(text, n):
+                    row[text[follows(i, n)]] = value
+        return z
+    return without
+
+
+without_in_place = without_by(copies=False)
+without_pairs_only = without_by(ends=lambda text, n: text[-1:], span=lambda n: 1, places=lambda text, n: range(len(text) - 1), follows=lambda i, n: i + 1)
+without_the_last_place = without_by(places=lambda text, n: range(len(text) - n))
+without_the_first_only = without_by(places=lambda text, n: [i for i in range(len(text) - n + 1) if text[i:i + n - 1] == text[len(text) - n + 1:]][:1])
+without_a_zero = without_by(value=0.0)
+without_minus_a_lot = without_by(value=-1e4)
+without_what_ends = without_by(follows=lambda i, n: max(i + n - 2, 0))
+
+
+def without_n_more(z, said, n):
+    return without_by()(z, said, n + 1) if said.shape[1] > n else z.clone()
+
+
+def without_the_last_n(z, said, n):
+    z = z.clone()
+    for row, text in zip(z, said.tolist()):
+        row[text[-n:]] = -torch.inf
+    return z
+
+
+def without_by_the_first_row(z, said, n):
+    return without_by()(z, said[:1].expand(len(z), -1), n)
+
+
+# 54_sampling: temperature_for
+
+def temperature_by(low=1e-6, high=1e6, base=2, turned=False, scaled=lambda z, T: z / T, steps=200):
+    def temperature(z, bits):
+        least, most = low, high
+        for _ in range(steps):
+            middle = (least * most) ** 0.5
+            log_p = scaled(z, middle).log_softmax(dim=0)
+            entropy = -(log_p.exp() * log_p).sum() / np.log(base)
+            least, most = (middle, most) if (entropy < bits) != turned else (least, middle)
+        return (least * most) ** 0.5
+    return temperature
+
+
+temperature_in_nats = temperature_by(base=np.e)
+temperature_turned = temperature_by(turned=True)
+temperature_times = temperature_by(scaled=lambda z, T: z * T)
+temperature_up_to_one = temperature_by(low=1e-6, high=1.0)
+temperature_from_a_tenth = temperature_by(low=0.3)
+temperature_in_few_steps = temperature_by(steps=6)
+temperature_by_perplexity = lambda z, bits: 2 ** bits / len(z)
+temperature_one = lambda z, bits: 1.0
+
+
+# 54_sampling: best_of_chances
+
+def chances_by(rule):
+    def chances(p, scores, n):
+        p, scores = np.asarray(p), np.asarray(scores)
+        below = np.array([p[scores < score].sum() for score in scores])
+        return rule(p, scores, n, below)
+    return chances
+
+
+chances_of_the_draw = chances_by(lambda p, scores, n, below: p)
+chances_not_better = chances_by(lambda p, scores, n, below: (below + p) ** n)
+chances_first_and_rest_below = chances_by(lambda p, scores, n, below: p * below ** (n - 1))
+chances_n_times_the_rest_below = chances_by(lambda p, scores, n, below: n * p * below ** (n - 1))
+chances_of_the_worst = chances_by(lambda p, scores, n, below: (1 - below) ** n - (1 - below - p) ** n)
+chances_at_least_once = chances_by(lambda p, scores, n, below: 1 - (1 - p) ** n)
+chances_by_scores = chances_by(lambda p, scores, n, below: np.exp(scores * n) * p / (np.exp(scores * n) * p).sum())
+
+
+def chances_in_order_of_scores(p, scores, n):
+    heaped = np.cumsum(np.asarray(p)[np.argsort(scores)])
+    return np.diff(heaped ** n, prepend=0)
+
+
+WRONG |= {
+    "54_sampling: without_repeats": [without_in_place, without_pairs_only, without_the_last_place, without_the_first_only, without_a_zero, without_minus_a_lot,
+                                     without_what_ends, without_n_more, without_the_last_n, without_by_the_first_row],
+    "54_sampling: temperature_for": [temperature_in_nats, temperature_turned, temperature_times, temperature_up_to_one, temperature_from_a_tenth,
+                                     temperature_in_few_steps, temperature_by_perplexity, temperature_one],
+    "54_sampling: best_of_chances": [chances_of_the_draw, chances_not_better, chances_first_and_rest_below, chances_n_times_the_rest_below, chances_of_the_worst,
+                                     chances_at_least_once, chances_by_scores, chances_in_order_of_scores],
+}
+
+
 def not_attempted(attempt):
     raise NotImplementedError
 
