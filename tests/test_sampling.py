@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from practitioner.gpt import louder
 from practitioner.recipe import as_qwen3, DecoderLM, QWEN3, Recipe
-from practitioner.sampling import (beam_search, best_of, check_logits, choose, continuations, count_penalties, counts_in, Decoding, distinct_share, min_p,
-                                   reader_of, repeated_share, repetition_penalty, surprise_in, tempered, top_k, top_p, typical)
+from practitioner.sampling import (beam_search, best_of, check_logits, continue_rows, count_penalties, counts_in, Decoding, distinct_share,
+                                   draw_tokens, min_p, reader_of, repeated_share, repetition_penalty, surprise_in, tempered, top_k, top_p, typical)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 NONE = torch.zeros(1, 0, dtype=torch.long)
@@ -156,17 +156,17 @@ def test_enough_beams_find_the_best_of_all_texts(seed, power, stop):
 
 def test_one_beam_is_greedy():
     model, prompt = tiny(1, V=30), torch.tensor([[3, 1, 4]])
-    greedy = continuations(reader_of(model), prompt, 8, Decoding(temperature=0))
+    greedy = continue_rows(reader_of(model), prompt, 8, Decoding(temperature=0))
     assert torch.equal(beam_search(reader_of(model), prompt, 8, 1)[0], greedy[0])
 
 
 def test_the_draw_follows_the_probabilities_and_its_generator():
     z = torch.tensor([[0.0, -math.inf, 1, -2, -math.inf]]).expand(40_000, 5)
-    drawn = choose(z, torch.Generator().manual_seed(3))
+    drawn = draw_tokens(z, torch.Generator().manual_seed(3))
     shares = torch.bincount(drawn, minlength=5) / len(z)
     assert (shares - z[0].softmax(dim=0)).abs().max() < 0.01 and shares[1] == shares[4] == 0
-    assert torch.equal(drawn, choose(z, torch.Generator().manual_seed(3)))
-    assert not torch.equal(drawn, choose(z, torch.Generator().manual_seed(4)))
+    assert torch.equal(drawn, draw_tokens(z, torch.Generator().manual_seed(3)))
+    assert not torch.equal(drawn, draw_tokens(z, torch.Generator().manual_seed(4)))
 
 
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0 ** -53])
@@ -174,7 +174,7 @@ def test_at_the_ends_a_possible_token_is_drawn(monkeypatch, u):
     monkeypatch.setattr(torch, "rand", lambda B, one, **how: torch.full((B, one), u, dtype=torch.float64))
     z = torch.randn(500, 50, generator=torch.Generator().manual_seed(0))
     z[:, :2] = z[:, -2:] = -math.inf
-    drawn = choose(z, None)
+    drawn = draw_tokens(z, None)
     assert torch.equal(drawn, torch.full_like(drawn, 2 if u == 0 else 47))
 
 
@@ -182,15 +182,15 @@ def test_a_generator_decides_the_text_and_nothing_else_does():
     model, prompts = tiny(V=20), torch.randint(20, (6, 3))
     rule = Decoding(temperature=1.5, top_p=0.95, repetition=1.2)
     torch.manual_seed(1)
-    one = continuations(reader_of(model), prompts, 10, rule, torch.Generator().manual_seed(7))
+    one = continue_rows(reader_of(model), prompts, 10, rule, torch.Generator().manual_seed(7))
     torch.manual_seed(2)
-    two = continuations(reader_of(model), prompts, 10, rule, torch.Generator().manual_seed(7))
+    two = continue_rows(reader_of(model), prompts, 10, rule, torch.Generator().manual_seed(7))
     assert torch.equal(one, two) and one.shape == (6, 10)
 
 
 def test_a_text_longer_than_the_model_s_positions_goes_on():
     model = tiny(V=20)
-    assert continuations(reader_of(model), torch.zeros(2, 20, dtype=torch.long), 10, Decoding(temperature=0)).shape == (2, 10)
+    assert continue_rows(reader_of(model), torch.zeros(2, 20, dtype=torch.long), 10, Decoding(temperature=0)).shape == (2, 10)
 
 
 def test_penalties_look_at_the_prompt_only_if_told():
@@ -198,8 +198,8 @@ def test_penalties_look_at_the_prompt_only_if_told():
         return torch.nn.functional.one_hot(torch.full((len(rows),), 5), 8).double()
 
     prompt, rule = torch.tensor([[5, 5, 5]]), Decoding(temperature=0, frequency=0.6)
-    assert continuations(always_five, prompt, 1, rule).tolist() == [[5]]
-    assert continuations(always_five, prompt, 1, rule, prompt_counts=True).tolist() != [[5]]
+    assert continue_rows(always_five, prompt, 1, rule).tolist() == [[5]]
+    assert continue_rows(always_five, prompt, 1, rule, prompt_counts=True).tolist() != [[5]]
 
 
 def test_best_of():
@@ -271,7 +271,7 @@ def test_logits_from_which_nothing_can_be_drawn(z):
 
 def test_without_a_generator_nothing_is_drawn():
     with pytest.raises(ValueError, match="generator"):
-        continuations(reader_of(tiny()), torch.tensor([[1]]), 3, Decoding())
+        continue_rows(reader_of(tiny()), torch.tensor([[1]]), 3, Decoding())
 
 
 @pytest.mark.parametrize("length, beams, prompts", [(0, 2, 1), (3, 0, 1), (3, 2, 2)])
