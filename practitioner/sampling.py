@@ -46,8 +46,10 @@ def tempered(z, temperature):
 
     Raises ValueError for a temperature below 0, infinite, or NaN."""
     refuse(temperature, 0 <= temperature < math.inf, "a temperature is at least 0")
-    z = z - z.amax(dim=1, keepdim=True)
-    return z / temperature if temperature > 0 else only(z, z == 0)
+    z, limits = z - z.amax(dim=1, keepdim=True), torch.finfo(z.dtype)
+    if temperature == 0:
+        return only(z, z == 0)
+    return z / min(max(temperature, limits.tiny), limits.max)     # as z can hold it
 
 # %% ../notebooks/54_sampling.ipynb #2b62288d
 def smallest_set(z, order, mass):

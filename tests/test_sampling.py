@@ -141,7 +141,7 @@ def test_beam_search_is_that_of_transformers(power, stop):
 
 # Beam search, best of n, the draw
 
-@pytest.mark.parametrize("seed, power, stop", itertools.product(range(3), (0.0, 1.0), (None, 2)))
+@pytest.mark.parametrize("seed, power, stop", list(itertools.product(range(3), (0.0, 1.0), (None, 2))))
 def test_enough_beams_find_the_best_of_all_texts(seed, power, stop):
     model, prompt, scores = tiny(seed, V=4), torch.tensor([[1, 0]]), {}
     with torch.no_grad():
