@@ -2935,6 +2935,123 @@ WRONG |= {
 }
 
 
+# 55_kv_cache: rows_that_fit
+
+def fit_by(of_a_text, left=lambda memory, weights: max(memory - weights, 0), round=lambda texts: int(texts)):
+    def fit(memory, weights, places, n_layer, n_embd, n_head, n_kv, of_a_number=4):
+        return round(left(memory, weights) / of_a_text(places, n_layer, n_embd, n_head, n_kv, of_a_number))
+    return fit
+
+
+fit_right = lambda places, n_layer, n_embd, n_head, n_kv, of_a_number: 2 * places * n_layer * n_embd // n_head * n_kv * of_a_number
+FIT = dict(fit_keys_alone=fit_by(lambda *sizes: fit_right(*sizes) / 2),
+           fit_as_if_not_grouped=fit_by(lambda places, n_layer, n_embd, n_head, n_kv, size: fit_right(places, n_layer, n_embd, n_head, n_head, size)),
+           fit_groups_the_wrong_way=fit_by(lambda places, n_layer, n_embd, n_head, n_kv, size: fit_right(places, n_layer, n_embd, n_kv, n_head, size)),
+           fit_one_layer=fit_by(lambda places, n_layer, *sizes: fit_right(places, 1, *sizes)),
+           fit_always_four_bytes=fit_by(lambda *sizes: fit_right(*sizes[:-1], 4)),
+           fit_a_text_too_many=fit_by(fit_right, round=math.ceil),
+           fit_without_the_weights=fit_by(fit_right, left=lambda memory, weights: memory),
+           fit_below_nothing=fit_by(fit_right, left=lambda memory, weights: memory - weights, round=math.floor))
+for name, function in FIT.items():
+    function.__name__ = name
+
+
+# 55_kv_cache: without_gains
+
+def gains_by(parts=("norm_1", "norm_2", "norm"), gate=True, reset=True, keep=True, refuse=True, power=1):
+    def without(model):
+        recipe = model.recipe
+        if refuse and (recipe.norm != "rms" or not recipe.pre_norm or recipe.tied):
+            raise ValueError("not with this recipe")
+        other = copy.deepcopy(model) if keep else model
+        pairs = [(other.norm, [other.output])] if "norm" in parts and other.output is not None else []
+        for block in other.blocks:
+            pairs += [(block.norm_1, [block.qkv])] if "norm_1" in parts else []
+            pairs += [(block.norm_2, [block.up] + [block.gate] * (gate and block.gate is not None))] if "norm_2" in parts else []
+        with torch.no_grad():
+            for norm, readers in pairs:
+                for linear in readers:
+                    linear.weight *= norm.weight ** power
+                if reset:
+                    norm.weight.fill_(1)
+        return other
+    return without
+
+
+def gains_untouched(model):
+    return model
+
+
+def gains_forgotten(model):
+    other = copy.deepcopy(model)
+    for name, parameter in other.named_parameters():
+        if "norm" in name and "q_norm" not in name and "k_norm" not in name:
+            parameter.data.fill_(1)
+    return other
+
+
+GAINS = dict(gains_in_place=gains_by(keep=False), gains_without_the_gate=gains_by(gate=False), gains_without_the_last_norm=gains_by(("norm_1", "norm_2")),
+             gains_without_the_network=gains_by(("norm_1", "norm")), gains_twice=gains_by(reset=False), gains_divided=gains_by(power=-1),
+             gains_of_any_recipe=gains_by(refuse=False))
+for name, function in GAINS.items():
+    function.__name__ = name
+
+
+# 55_kv_cache: is_safe
+
+def safe_by(loud=True, at_once=True, by_cache=True, single=True, kept=True, places=slice(None), every=True, answer=None):
+    @torch.no_grad()
+    def safe(change, model):
+        from practitioner.cache import Cache, CachedLM
+        from practitioner.gpt import louder
+        if answer is not None:
+            return answer
+        given = louder(copy.deepcopy(model)).eval() if loud else model
+        before, T, V = copy.deepcopy(given.state_dict()), given.context, given.recipe.vocab_size
+        asked = torch.arange(V * T).reshape(-1, T) % (V if every else V - 1)
+        golden = given(asked)
+        changed = change(given)
+        if kept and any(not torch.equal(before[name], value) for name, value in given.state_dict().items()):
+            return False
+        found = [(changed(asked), golden)] if at_once else []
+        if by_cache:
+            reader, cache = CachedLM(changed), Cache(changed, len(asked))
+            found.append((torch.cat([reader(part, cache) for part in asked.split([1, T // 2, T - T // 2 - 1], 1)], dim=1), golden))
+        found += [(changed(asked[:, :1]), golden[:, :1])] if single else []
+        return all(((one - other)[:, places].abs() < 1e-4).all().item() for one, other in found)
+    return safe
+
+
+SAFE = dict(safe_always=safe_by(answer=True), safe_never=safe_by(answer=False), safe_as_it_was_made=safe_by(loud=False), safe_by_the_cache_alone=safe_by(at_once=False),
+            safe_at_once_alone=safe_by(by_cache=False), safe_in_full_rows_alone=safe_by(single=False), safe_whatever_is_left=safe_by(kept=False),
+            safe_without_the_last_place=safe_by(places=slice(0, 15)), safe_without_the_last_token=safe_by(every=False))
+for name, function in SAFE.items():
+    function.__name__ = name
+
+
+# 55_kv_cache: best_ahead
+
+def ahead_by(tokens=lambda a, k: sum(a ** i for i in range(k + 1)), time=lambda c, k: 1 + k * c, tie=-1):
+    def ahead(a, c):
+        return max(range(51), key=lambda k: (round(tokens(a, k) / time(c, k), 12), tie * k))
+    return ahead
+
+
+AHEAD = dict(ahead_guesses_are_free=ahead_by(time=lambda c, k: 1), ahead_each_by_itself=ahead_by(lambda a, k: 1 + a * k),
+             ahead_without_the_one_that_comes_anyway=ahead_by(lambda a, k: sum(a ** i for i in range(1, k + 1))), ahead_all_or_nothing=ahead_by(lambda a, k: 1 + k * a ** k),
+             ahead_the_largest=ahead_by(tie=1), ahead_without_the_pass=ahead_by(time=lambda c, k: max(k * c, c)), ahead_most_tokens=ahead_by(time=lambda c, k: 1 + c))
+for name, function in AHEAD.items():
+    function.__name__ = name
+
+
+WRONG |= {
+    "55_kv_cache: rows_that_fit": list(FIT.values()),
+    "55_kv_cache: without_gains": [*GAINS.values(), gains_untouched, gains_forgotten],
+    "55_kv_cache: is_safe": list(SAFE.values()),
+    "55_kv_cache: best_ahead": list(AHEAD.values()),
+}
+
+
 def not_attempted(attempt):
     raise NotImplementedError
 

@@ -20,6 +20,7 @@ from browser import NO_CHROMIUM, chromium, find_chromium, serve, weigh  # noqa: 
 from practitioner.book import machine, versions, write_atomically  # noqa: E402
 
 FRONT, HEAVIEST = "front page, over the wire", "heaviest page, over the wire"
+TURNS = 6  # how often the group `cache` measures each way
 LOOP = "training loop, over forward, backward and step"
 BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, LOOP: 3, "BPE, learn": 60, "BPE, encode a megabyte, all words known": 1}  # s, s, MB, MB, %, s, s
 
@@ -351,13 +352,91 @@ def recipe():
         f"decoder, a step with {name}": (taken / middle["gpt1"], "steps of GPT-1's") for name, taken in middle.items() if name != "gpt1"}
 
 
+def cache():
+    """Tokens a second after some five hundred others at GPT-1's size, two threads: without a cache and with ours, in three kinds of layers, beside
+    transformers' GPT-1 and GPT-2; how fast memory is read at best; what a pass over a few tokens takes, and a prefill; and what a cache weighs."""
+    import itertools
+
+    import torch
+    from torch.nn import functional as F
+    from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel
+    from practitioner.cache import Cache, CachedLM, EightBitLinear, last_logits, OneRowLinear, rewind, with_linears
+    from practitioner.gpt import GPT, GPTConfig
+    usual, T = torch.get_num_threads(), 512
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    try:
+        with torch.inference_mode():
+            ours, text = GPT(GPTConfig()).eval(), torch.randint(40_478, (1, T))
+            plain = CachedLM(ours)
+            readers = {"cached": plain, "cached, by columns": with_linears(plain, OneRowLinear), "cached, 8 bits": with_linears(plain, EightBitLinear)}
+            caches = {name: Cache(ours) for name in readers}
+            gpt1 = OpenAIGPTLMHeadModel(OpenAIGPTConfig()).eval()
+            gpt2 = GPT2LMHeadModel(GPT2Config()).eval()
+            before = gpt2(text[:, :-8], use_cache=True).past_key_values
+            for name, reader in readers.items():
+                last_logits(reader, text[:, :-8], caches[name])
+
+            def by_cache(name):
+                rewind(caches[name], [T - 8])
+                for place in range(T - 8, T):
+                    last_logits(readers[name], text[:, place:place + 1], caches[name])
+
+            def by_gpt2():
+                before.crop(T - 8)
+                for place in range(T - 8, T):
+                    gpt2(text[:, place:place + 1], past_key_values=before, use_cache=True)
+            ways = {name: (8, lambda name=name: by_cache(name)) for name in readers}
+            ways["transformers, GPT-2 with cache"] = 8, by_gpt2
+            ways["transformers, GPT-1"] = 1, lambda: gpt1(text, use_cache=True)
+            ways |= {f"naive at {t}": (1, lambda t=t: F.linear(ours.features(text[:, :t])[:, -1], ours.tokens.weight)) for t in (32, 128, T)}
+            times = {name: [] for name in ways}
+            matrix = torch.randn(40_478, 768)
+            columns, row = matrix.T.contiguous().T, torch.randn(768)
+            reading = [lambda: matrix.sum(), lambda: matrix.mv(row), lambda: columns.mv(row)]
+            fastest = []
+            for _ in range(TURNS):  # in turn, so that a machine that slows down slows all
+                for name, (_, way) in ways.items():
+                    times[name].append(best(way, 1))
+                fastest += [best(way, 3) for way in reading]
+            found = {f"GPT-1, {name.removesuffix(f' at {T}')}, tokens a second" + " at 512" * ("at" not in name or name.endswith(str(T))): (count / min(times[name]), "tokens/s")
+                     for name, (count, _) in ways.items()}
+            found["memory, fastest reading"] = matrix.nbytes / min(fastest) / 1e9, "GB/s"
+            cache = Cache(ours)
+            prefill = best(lambda: (rewind(cache, [0]), last_logits(plain, text, cache)), TURNS)
+            found["GPT-1, prefill of 512, tokens a second"] = T / prefill, "tokens/s"
+            quick, cache = readers["cached, by columns"], caches["cached, by columns"]
+            passes = {k: [] for k in (1, 2, 4, 8, 16)}
+            for _, k in itertools.product(range(2 * TURNS), passes):
+                rewind(cache, [256])
+                passes[k].append(best(lambda k=k: quick(text[:, 256:256 + k], cache), 1))
+            found |= {f"GPT-1, a pass over {k} tokens": (1000 * min(each), "ms") for k, each in passes.items()}
+    finally:
+        torch.set_num_threads(usual)
+    program = """if True:
+        import pathlib, re, torch
+        from practitioner.cache import Cache
+        from practitioner.gpt import GPT, GPTConfig
+        with torch.device("meta"):
+            model = GPT(GPTConfig())
+        model.tokens = torch.nn.Embedding(1, 768)
+        resident = lambda: 1024 * int(re.search(r"VmRSS:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+        before, cache = resident(), Cache(model, rows=4)
+        cache.keys.fill_(1), cache.values.fill_(1)
+        print((resident() - before) / 4)"""
+    if sys.platform == "linux":
+        told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        found["GPT-1, cache of 512 places, memory"] = float(told) / 1e6, "MB"
+    return found
+
+
 def bound(name):
     """What is promised of the measurement called `name`; infinity where nothing is."""
     return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
