@@ -93,6 +93,7 @@ def fork(cache, rows):
     other.lengths = [cache.lengths[row] for row in rows]
     return other
 
+# %% ../notebooks/55_kv_cache.ipynb #03b55480
 def rewind(cache, lengths):
     """Go back to these lengths; ValueError for one below 0, or above what is there."""
     if len(lengths) != len(cache.lengths) or not all(
@@ -258,9 +259,9 @@ import warnings
 from .scaling import quantised
 
 class EightBitLinear(nn.Module):
-    """A Linear that multiplies in 8 bits: weights by rows, and x as a whole, rounded.
+    """A Linear that multiplies in 8 bits: weights and x are rounded.
 
-    Where this PyTorch, or this processor, has no such product (`packed` is None), only
+    Each row of weights has a scale, and all of x has one. Where this PyTorch, or this processor, has no such product (`packed` is None), only
     the weights are rounded."""
     def __init__(self, linear):
         super().__init__()
@@ -284,7 +285,7 @@ class EightBitLinear(nn.Module):
 
 # %% ../notebooks/55_kv_cache.ipynb #fe11375b
 def with_linears(lm, make):
-    """A copy of a CachedLM with `make(linear)` in the place of each Linear, and its head."""
+    """A copy of a CachedLM with `make(linear)` in the place of each Linear, head too."""
     other, made = copy.deepcopy(lm), {}
     for part in list(other.modules()):
         for name, child in list(part.named_children()):
@@ -309,10 +310,12 @@ def softmax_law(logits):
     """Probabilities (V,) of logits (V,), float64: what is drawn from."""
     return logits.double().softmax(-1).numpy()
 
+# %% ../notebooks/55_kv_cache.ipynb #6a3ca922
 def greedy_law(logits):
     """All of the probability on the most likely token: float64 (V,)."""
     return np.eye(1, len(logits), int(logits.argmax()))[0]
 
+# %% ../notebooks/55_kv_cache.ipynb #cf8b978a
 def speculate(lm, draft, prompt, count, ahead, rng, law=softmax_law):
     """`count` tokens after `prompt`, as the model alone would write them; and the passes.
 

@@ -19,7 +19,7 @@ from practitioner.network import StepByStep
 from practitioner.recipe import DecoderLM, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=25, deadline=None, derandomize=True)
 V, T = 11, 16
 QWEN = dict(norm="rms", pre_norm=True, positions="rotary", inner="swiglu", n_inner=20, qk_norm=True, bias=False, tied=False)
 RECIPES = {"gpt1": None, "qwen": QWEN, "rotary": dict(positions="rotary"), "learned": dict(pre_norm=True, qk_norm=True, tied=False)}
@@ -332,7 +332,7 @@ def test_a_kept_or_redrawn_token_has_the_law_of_the_model(seed, size):
         kept = min(1, p[token] / q[token])
         law[token] += q[token] * kept
         if kept < 1 - 1e-9:
-            assert keep_or_redraw(p, q, token, Fixed(kept * 0.999)) == (token, True)
+            assert kept == 0 or keep_or_redraw(p, q, token, Fixed(kept * 0.999)) == (token, True)
             again = Counter(keep_or_redraw(p, q, token, Fixed((kept + 1) / 2, (i + 0.5) / steps))[0] for i in range(steps))
             for other, times in again.items():
                 law[other] += q[token] * (1 - kept) * times / steps

@@ -2675,24 +2675,6 @@ WRONG |= {
 }
 
 
-def test_every_exercise_has_wrong_answers():
-    assert sorted(WRONG) == sorted(EXERCISES)
-    assert all(len(set(answers)) >= 3 for answers in WRONG.values())
-
-
-@pytest.mark.parametrize("exercise, answer", [pytest.param(exercise, answer, id=answer.__name__) for exercise, answers in WRONG.items() for answer in answers])
-def test_a_wrong_answer_is_refused_with_a_message(exercise, answer):
-    tried = Tried(exercise)
-    assert list(inspect.signature(answer).parameters) == list(inspect.signature(tried.stub).parameters)
-    with warnings.catch_warnings(), pytest.raises(AssertionError) as error:
-        warnings.simplefilter("ignore")  # the logarithm of 0, in one of them
-        tried.check(answer)
-    assert len(str(error.value)) >= 10, "a reader must be told what is wrong"
-
-
-# judge()
-
-
 # 45_scaling: best_split
 
 def split_by(exponent=lambda alpha, beta: beta / (alpha + beta), ratio=lambda log_A, log_B, alpha, beta: np.log(alpha / beta) + log_A - log_B, per_token=6, text=None):
@@ -3051,6 +3033,23 @@ WRONG |= {
     "55_kv_cache: best_ahead": list(AHEAD.values()),
 }
 
+
+def test_every_exercise_has_wrong_answers():
+    assert sorted(WRONG) == sorted(EXERCISES)
+    assert all(len(set(answers)) >= 3 for answers in WRONG.values())
+
+
+@pytest.mark.parametrize("exercise, answer", [pytest.param(exercise, answer, id=answer.__name__) for exercise, answers in WRONG.items() for answer in answers])
+def test_a_wrong_answer_is_refused_with_a_message(exercise, answer):
+    tried = Tried(exercise)
+    assert list(inspect.signature(answer).parameters) == list(inspect.signature(tried.stub).parameters)
+    with warnings.catch_warnings(), pytest.raises(AssertionError) as error:
+        warnings.simplefilter("ignore")  # the logarithm of 0, in one of them
+        tried.check(answer)
+    assert len(str(error.value)) >= 10, "a reader must be told what is wrong"
+
+
+# judge()
 
 def not_attempted(attempt):
     raise NotImplementedError

@@ -4,6 +4,7 @@ Each speed is the best of several repetitions, in the unit that stands beside it
 What breaks a promise of the book (BOUNDS) is not recorded, and is an error."""
 import argparse
 import datetime
+import inspect
 import json
 import os
 import pathlib
@@ -352,6 +353,9 @@ def recipe():
         f"decoder, a step with {name}": (taken / middle["gpt1"], "steps of GPT-1's") for name, taken in middle.items() if name != "gpt1"}
 
 
+COMPUTING = "aten::(mm|addmm|add_?|mul|gelu|native_layer_norm|copy_|fill_|arange|lift_fresh|embedding|_scaled_dot_product_flash_attention_for_cpu)"
+
+
 def cache():
     """Tokens a second after some five hundred others at GPT-1's size, two threads: without a cache and with ours, in three kinds of layers, beside
     transformers' GPT-1 and GPT-2; how fast memory is read at best; what a pass over a few tokens takes, and a prefill; and what a cache weighs."""
@@ -373,7 +377,8 @@ def cache():
             caches = {name: Cache(ours) for name in readers}
             gpt1 = OpenAIGPTLMHeadModel(OpenAIGPTConfig()).eval()
             gpt2 = GPT2LMHeadModel(GPT2Config()).eval()
-            before = gpt2(text[:, :-8], use_cache=True).past_key_values
+            word = "cache" if "cache" in inspect.signature(gpt2.forward).parameters else "past_key_values"
+            kept = {word: gpt2(text[:, :-8], use_cache=True, return_dict=False)[1]}
             for name, reader in readers.items():
                 last_logits(reader, text[:, :-8], caches[name])
 
@@ -383,9 +388,8 @@ def cache():
                     last_logits(readers[name], text[:, place:place + 1], caches[name])
 
             def by_gpt2():
-                before.crop(T - 8)
-                for place in range(T - 8, T):
-                    gpt2(text[:, place:place + 1], past_key_values=before, use_cache=True)
+                for place in range(T - 8, T):  # always behind all that was read: in the end a few tokens more
+                    gpt2(text[:, place:place + 1], use_cache=True, **kept)
             ways = {name: (8, lambda name=name: by_cache(name)) for name in readers}
             ways["transformers, GPT-2 with cache"] = 8, by_gpt2
             ways["transformers, GPT-1"] = 1, lambda: gpt1(text, use_cache=True)
@@ -410,6 +414,13 @@ def cache():
             for _, k in itertools.product(range(2 * TURNS), passes):
                 rewind(cache, [256])
                 passes[k].append(best(lambda k=k: quick(text[:, 256:256 + k], cache), 1))
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                last_logits(plain, text[:, -1:], caches["cached"])
+            found["GPT-1, operations a token"] = sum(event.count for event in profile.key_averages() if re.fullmatch(COMPUTING, event.key)), "operations"
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                ours.features(text)
+            shares = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profile.key_averages()}
+            found["GPT-1, without a cache, share of matrix products"] = 100 * sum(shares.get(name, 0) for name in KERNELS["matrix products"].split()) / sum(shares.values()), "%"
             found |= {f"GPT-1, a pass over {k} tokens": (1000 * min(each), "ms") for k, each in passes.items()}
     finally:
         torch.set_num_threads(usual)
