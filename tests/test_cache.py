@@ -2,6 +2,7 @@
 import copy
 import itertools
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from practitioner.network import StepByStep
 from practitioner.recipe import DecoderLM, Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=int(os.environ.get("EXAMPLES", 12)), deadline=None, derandomize=True)
 V, T = 11, 16
 QWEN = dict(norm="rms", pre_norm=True, positions="rotary", inner="swiglu", n_inner=20, qk_norm=True, bias=False, tied=False)
 RECIPES = {"gpt1": None, "qwen": QWEN, "rotary": dict(positions="rotary"), "learned": dict(pre_norm=True, qk_norm=True, tied=False)}
