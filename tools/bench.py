@@ -414,6 +414,7 @@ def cache():
             for _, k in itertools.product(range(2 * TURNS), passes):
                 rewind(cache, [256])
                 passes[k].append(best(lambda k=k: quick(text[:, 256:256 + k], cache), 1))
+            rewind(caches["cached"], [T - 1])
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
                 last_logits(plain, text[:, -1:], caches["cached"])
             found["GPT-1, operations a token"] = sum(event.count for event in profile.key_averages() if re.fullmatch(COMPUTING, event.key)), "operations"
