@@ -403,7 +403,7 @@ def cache():
                 for name, (_, way) in ways.items():
                     times[name].append(best(way, 1))
                 fastest += [best(way, 3) for way in reading]
-            found = {f"GPT-1, {name.removesuffix(f' at {T}')}, tokens a second" + " at 512" * ("at" not in name or name.endswith(str(T))): (count / min(times[name]), "tokens/s")
+            found = {f"GPT-1, {name.removesuffix(f' at {T}')}, tokens a second" + " at 512" * (" at " not in name or name.endswith(str(T))): (count / min(times[name]), "tokens/s")
                      for name, (count, _) in ways.items()}
             found["memory, fastest reading"] = matrix.nbytes / min(fastest) / 1e9, "GB/s"
             cache = Cache(ours)
