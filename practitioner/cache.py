@@ -241,12 +241,12 @@ def written_all(lm, prompts, count, choose=most_likely):
 class OneRowLinear(nn.Module):
     """A Linear whose weight lies as it is read fastest for a single row x (…, 1, n).
 
-    By columns where it makes more numbers than it gets; the product is the same."""
+    By columns unless it makes fewer numbers than it gets; the product is the same."""
     def __init__(self, linear):
         super().__init__()
         m, n = linear.weight.shape
         weight, self.bias = linear.weight.detach(), linear.bias
-        self.weight = weight.T.contiguous().T if m > n else weight         # (m, n)
+        self.weight = weight.T.contiguous().T if m >= n else weight        # (m, n)
 
     def forward(self, x):
         if x.numel() != x.shape[-1]:
