@@ -44,8 +44,9 @@ class Cache:
             raise ValueError("rows, size and band are at least 1, and a band is at most "
                              f"the size: not {rows}, {self.size} and {band}")
         hs = sizes["n_embd"] // sizes["n_head"]
-        self.keys, self.values = model.tokens.weight.detach().new_zeros(
-            2, sizes["n_layer"], rows, sizes["n_head"], self.size, hs)
+        shape = sizes["n_layer"], rows, sizes["n_head"], self.size, hs
+        self.keys, self.values = (
+            model.tokens.weight.detach().new_zeros(shape) for _ in range(2))
         self.lengths, self.band, self.dropped = rows * [0], band, 0
 
     def make_room(self, count):
@@ -137,8 +138,8 @@ class CachedLM(nn.Module):
 
     With a `cache` the tokens come behind what it holds, and it holds them afterwards;
     without, they are a beginning. counts: how many tokens of each row count, where rows
-    are filled up at their ends; what comes out beyond means nothing. ValueError where the
-    tokens do not fit, for other counts, and for a model in training."""
+    are filled up at their ends; what comes out beyond means nothing. Nothing is kept for
+    gradients. ValueError where tokens do not fit, and for a model in training."""
     def __init__(self, model):
         super().__init__()
         self.model, self.settings = model, model.settings
@@ -153,6 +154,7 @@ class CachedLM(nn.Module):
         """The place in its text of the first new token of each row."""
         return [length + cache.dropped for length in cache.lengths]
 
+    @torch.no_grad()
     def features(self, tokens, cache=None, counts=None):
         """What the head is given: (B, T, n)."""
         B, T = tokens.shape
@@ -170,6 +172,7 @@ class CachedLM(nn.Module):
         cache.lengths = [length + count for length, count in zip(cache.lengths, counts)]
         return x if self.norm is None else self.norm(x)
 
+    @torch.no_grad()
     def forward(self, tokens, cache=None, counts=None):
         return self.head(self.features(tokens, cache, counts))
 
@@ -261,8 +264,8 @@ from .scaling import quantised
 class EightBitLinear(nn.Module):
     """A Linear that multiplies in 8 bits: weights and x are rounded.
 
-    Each row of weights has a scale, and all of x has one. Where this PyTorch, or this processor, has no such product (`packed` is None), only
-    the weights are rounded."""
+    Each row of weights has a scale, and all of x has one. Where this PyTorch, or this
+    processor, has no such product (`packed` is None), only the weights are rounded."""
     def __init__(self, linear):
         super().__init__()
         whole, scale = quantised(linear.weight.detach().float())
