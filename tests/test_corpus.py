@@ -396,7 +396,7 @@ FICTIONAL = {"ada@example.org", "you@example.org", "(555) 555-0142"}
 OURS = set(json.loads((ROOT / "data" / "results.json").read_text(encoding="utf-8"))) | {
     name for file in NOTEBOOKS for cell in json.loads(file.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
     for name in re.findall(r"^def (\w+)", "".join(cell["source"]), re.M)} | {
-    "float32", "float64", "bfloat16", "int32", "int64", "linear_cross_entropy", "schedule_warm", "set_detect_anomaly", "check_nan", "state_dict", "requires_grad", "SHORT_BINUNICODE", "STACK_GLOBAL", "grad_fn", "c_attn", "allow_pickle"}
+    "float16", "float32", "float64", "bfloat16", "int32", "int64", "linear_cross_entropy", "schedule_warm", "set_detect_anomaly", "check_nan", "state_dict", "requires_grad", "SHORT_BINUNICODE", "STACK_GLOBAL", "grad_fn", "c_attn", "allow_pickle"}
 
 
 def details(text, labels=None):
