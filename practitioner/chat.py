@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JINJA', 'Dialect', 'in_letters', 'as_typed', 'template', 'shorter', 'windows', 'readings', 'packed', 'Dialogues',
-           'apart', 'chat_loss', 'with_tokens_like', 'begin_chat', 'surprises', 'reply_bits', 'prompt', 'reply',
+           'seen_apart', 'chat_loss', 'with_tokens_like', 'begin_chat', 'surprises', 'reply_bits', 'prompt', 'reply',
            'candidate_bits', 'words', 'word_f1', 'distinct', 'blind_sheet', 'count_votes', 'gpt_for_chat',
            'as_messages']
 
@@ -168,12 +168,12 @@ class Dialogues:
         return tuple(torch.from_numpy(part[chosen])
                      for part in (self.tokens, self.whose, self.counted))
 
-# %% ../notebooks/52_chat.ipynb #fb374ba4
-def apart(whose):
-    """Who sees whom, (B, T) → bool (B, 1, T, T): itself, and what its own text has before."""
+# %% ../notebooks/52_chat.ipynb #943a9bae
+def seen_apart(whose):
+    """Who sees whom: (B, T) → bool (B, 1, T, T). Each sees its own text, up to itself."""
     return (whose[:, :, None] == whose[:, None, :]).tril()[:, None]
 
-# %% ../notebooks/52_chat.ipynb #b8981c65
+# %% ../notebooks/52_chat.ipynb #0e5b5516
 from .lstm import OutputLoss
 
 def chat_loss(model, batch, rows=384):
@@ -185,11 +185,11 @@ def chat_loss(model, batch, rows=384):
     counted = counted[:, 1:]                                      # as targets: (B, T)
     if not counted.any():
         raise ValueError(f"none of the {counted.numel()} targets of the batch counts")
-    x = model.features(tokens[:, :-1], apart(whose[:, :-1]))      # (B, T, n)
-    W = model.head
-    return OutputLoss.apply(x[counted], W, W.new_zeros(len(W)), tokens[:, 1:][counted], rows)
+    x = model.features(tokens[:, :-1], seen_apart(whose[:, :-1]))      # (B, T, n)
+    W, targets = model.head, tokens[:, 1:][counted]
+    return OutputLoss.apply(x[counted], W, W.new_zeros(len(W)), targets, rows)
 
-# %% ../notebooks/52_chat.ipynb #4cf6c60c
+# %% ../notebooks/52_chat.ipynb #bbec2da6
 from .recipe import DecoderLM
 
 def with_tokens_like(model, groups):
@@ -203,7 +203,7 @@ def with_tokens_like(model, groups):
     longer = DecoderLM(replace(model.recipe, vocab_size=V + len(groups)))
     weights = model.state_dict()
     for name, value in weights.items():
-        if len(value) == V and value.ndim == 2 and name.split(".")[0] in ("tokens", "output"):
+        if name in ("tokens.weight", "output.weight"):
             new = torch.stack([value[list(group)].mean(dim=0) for group in groups])
             weights[name] = torch.cat((value, new))
     longer.to(model.tokens.weight).load_state_dict(weights)
@@ -217,26 +217,27 @@ def begin_chat(base, tokenizer):
     letters = in_letters(tokenizer)
     return with_tokens_like(base, [*letters.heads, letters.end])
 
-# %% ../notebooks/52_chat.ipynb #22436b2f
+# %% ../notebooks/52_chat.ipynb #cc7aeb81
 import math
 from torch.nn import functional as F
 
 @torch.no_grad()
 def surprises(model, parts, batch_size=16):
-    """The surprise in bits of the tokens that count in each of `readings`: a list of sums."""
+    """The surprise in bits of what counts in each of `readings`, summed: float64 (N,)."""
     found = np.zeros(len(parts))
     order = sorted(range(len(parts)), key=lambda place: len(parts[place][0]))
     for some in np.split(order, range(batch_size, len(order), batch_size)):
         longest = len(parts[some[-1]][0])
         rows, counted = (np.zeros((len(some), longest), kind) for kind in (int, bool))
         for row, place in enumerate(some):
-            rows[row, :len(parts[place][0])], counted[row, :len(parts[place][0])] = parts[place]
+            own, own_counted = parts[place]
+            rows[row, :len(own)], counted[row, :len(own)] = own, own_counted
         rows, counted = torch.from_numpy(rows), torch.from_numpy(counted)
         x = model.features(rows[:, :-1])[counted[:, 1:]]            # fillings come last
         nats = F.cross_entropy(F.linear(x, model.head).float(), rows[:, 1:][counted[:, 1:]],
                                reduction="none")
         whose = counted[:, 1:].nonzero()[:, 0]
-        found[some] = torch.zeros(len(some)).index_add(0, whose, nats).double() / math.log(2)
+        found[some] = torch.zeros(len(some)).index_add(0, whose, nats) / math.log(2)
     return found
 
 # %% ../notebooks/52_chat.ipynb #c46bef4e
@@ -304,7 +305,7 @@ def candidate_bits(model, dialect, turns, candidates, longest=64):
     with evaluating(model):
         return surprises(model, parts, len(parts)), np.array([c.sum() for _, c in parts])
 
-# %% ../notebooks/52_chat.ipynb #93a99a6b
+# %% ../notebooks/52_chat.ipynb #cb9659a8
 import re
 from collections import Counter
 
@@ -313,11 +314,12 @@ def words(text):
     return re.findall(r"[\w']+", text.lower())
 
 def word_f1(said, reference):
-    """Harmonic mean of precision and recall of the words, counted as often as they stand."""
+    """Harmonic mean of precision and recall of the words, as often as they stand."""
     one, other = Counter(words(said)), Counter(words(reference))
     shared = (one & other).total()
     return 2 * shared / max(one.total() + other.total(), 1)
 
+# %% ../notebooks/52_chat.ipynb #9105a0a5
 def distinct(texts, n):
     """The share of different n-grams of words among all of them (Li et al. 2016)."""
     every = [tuple(each[i:i + n]) for each in map(words, texts)

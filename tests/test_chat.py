@@ -10,8 +10,8 @@ from hypothesis import given, settings, strategies as st
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
-from practitioner.chat import (apart, as_messages, as_typed, blind_sheet, candidate_bits, chat_loss, count_votes, Dialogues, distinct, gpt_for_chat, in_letters,
-                               packed, prompt, readings, reply, reply_bits, shorter, template, windows, with_tokens_like, word_f1)
+from practitioner.chat import (as_messages, as_typed, blind_sheet, candidate_bits, chat_loss, count_votes, Dialogues, distinct, gpt_for_chat, in_letters,
+                               packed, prompt, readings, reply, reply_bits, seen_apart, shorter, template, windows, with_tokens_like, word_f1)
 from practitioner.gpt import GPT, GPTConfig, louder
 from practitioner.recipe import DecoderLM, QWEN3, Recipe
 
@@ -145,7 +145,7 @@ def test_no_window_sees_another(seed):
     model, batches = model_of(20, 32), Dialogues(numbers(20, seed), 31, 2, seed)
     tokens, whose, _ = batches(0)
     with torch.no_grad():
-        together = model.features(tokens, apart(whose))
+        together = model.features(tokens, seen_apart(whose))
         for row in range(2):
             for number in range(int(whose[row].max()) + 1):
                 mine = whose[row] == number
@@ -159,7 +159,7 @@ def test_no_window_sees_another(seed):
 def test_loss_and_gradient_are_those_of_all_logits_with_targets_left_out(everything):
     model, batches = model_of(20, 32).train(), Dialogues(numbers(20), 31, 3, everything=everything)
     tokens, whose, counted = batches(0)
-    logits = F.linear(model.features(tokens[:, :-1], apart(whose[:, :-1])), model.head)
+    logits = F.linear(model.features(tokens[:, :-1], seen_apart(whose[:, :-1])), model.head)
     plain = F.cross_entropy(logits.flatten(0, 1), torch.where(counted, tokens, -100)[:, 1:].flatten())
     found = chat_loss(model, batches(0), rows=7)
     assert abs(found.item() - plain.item()) < 1e-9
