@@ -60,6 +60,7 @@ BENDS = dict(gelu=nn.GELU(approximate="tanh"), relu2=lambda h: F.relu(h).square(
              swiglu=None)
 
 # %% ../notebooks/44_recipe.ipynb #5038915e
+from functools import partial
 from .attention import rotate
 
 class DecoderBlock(nn.Module):
@@ -84,17 +85,19 @@ class DecoderBlock(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         return (rotate(q), rotate(k), v) if self.recipe.positions == "rotary" else (q, k, v)
 
-    def attention(self, x):
+    def attention(self, x, seen=None):
         p = self.dropout.p * self.training
-        y = F.scaled_dot_product_attention(*self.heads(x), dropout_p=p, is_causal=True)
+        y = F.scaled_dot_product_attention(*self.heads(x), dropout_p=p, attn_mask=seen,
+                                           is_causal=seen is None)
         return self.proj(y.transpose(1, 2).flatten(2))          # (B, T, n)
 
     def network(self, x):
         h = self.up(x)                                          # (B, T, n_inner)
         return self.down(self.bend(h) if self.gate is None else h * F.silu(self.gate(x)))
 
-    def forward(self, x):                                       # (B, T, n) → the same
-        for part, norm in (self.attention, self.norm_1), (self.network, self.norm_2):
+    def forward(self, x, seen=None):                            # (B, T, n) → the same
+        attention = self.attention if seen is None else partial(self.attention, seen=seen)
+        for part, norm in (attention, self.norm_1), (self.network, self.norm_2):
             if self.recipe.pre_norm:
                 x = x + self.dropout(part(norm(x)))
             else:
@@ -105,7 +108,8 @@ class DecoderBlock(nn.Module):
 class DecoderLM(nn.Module):
     """A decoder-only transformer as `recipe` says: tokens (B, T) → logits (B, T, V).
 
-    By default GPT-1, with the names of `GPT`: weights of the one fit the other. Raises
+    By default GPT-1, with the names of `GPT`: weights of the one fit the other. seen:
+    which places each sees, bool (B, 1, T, T); by default itself and all before it. Raises
     ValueError for rows of more tokens than there are positions."""
     def __init__(self, recipe):
         super().__init__()
@@ -131,7 +135,7 @@ class DecoderLM(nn.Module):
         """The matrix (V, n) of the output layer."""
         return self.tokens.weight if self.output is None else self.output.weight
 
-    def features(self, tokens):                                 # (B, T)
+    def features(self, tokens, seen=None):                      # (B, T)
         T = tokens.shape[1]
         if T > self.context:
             raise ValueError(f"{T} tokens, but {self.context} positions")
@@ -140,7 +144,7 @@ class DecoderLM(nn.Module):
             x = x + self.positions.weight[:T]
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x)
+            x = block(x) if seen is None else block(x, seen)
         return self.norm(x)                                     # (B, T, n)
 
     def forward(self, tokens):

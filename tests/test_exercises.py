@@ -2821,6 +2821,118 @@ WRONG |= {
 }
 
 
+# 52_chat: mask_of
+
+def mask_by(head=False, last=True, after_end=False, unknown=False, all_heads=True, first_only=False, ends=True):
+    def mask(tokens, person, bot, end):
+        marks, by_bot, replies = [], unknown, 0
+        for token in tokens:
+            is_head = token == bot or all_heads and token == person
+            replies += token == bot
+            count = (by_bot and not is_head) or (head and token == bot)
+            marks.append(bool(count and (last or token != end) and not (first_only and replies > 1)))
+            by_bot = token == bot or by_bot and not is_head and (after_end or not ends or token != end)
+        return marks
+    return mask
+
+
+def mask_between_pairs(tokens, person, bot, end):
+    marks = len(tokens) * [False]
+    for place, token in enumerate(tokens):
+        if token == bot and end in tokens[place:]:
+            for inside in range(place + 1, tokens.index(end, place) + 1):
+                marks[inside] = True
+    return marks
+
+
+def mask_of_the_targets(tokens, person, bot, end):
+    return mask_by()(tokens, person, bot, end)[1:]
+
+
+def mask_shifted(tokens, person, bot, end):
+    return [*mask_by()(tokens, person, bot, end)[1:], False][:len(tokens)]
+
+
+MASKS = dict(mask_with_the_head=mask_by(head=True), mask_without_the_end=mask_by(last=False), mask_that_goes_on_after_the_end=mask_by(after_end=True),
+             mask_of_what_came_before=mask_by(unknown=True), mask_through_the_person=mask_by(all_heads=False), mask_of_the_first_reply=mask_by(first_only=True))
+for name, function in MASKS.items():
+    function.__name__ = name
+
+
+# 52_chat: hits_at
+
+def hits_by(better=lambda others, right: others <= right, refuse=True, numbers=True, within=lambda places, k: places < k, column=0, gather=np.mean):
+    def hits(costs, k):
+        if refuse and not 1 <= k <= costs.shape[1]:
+            raise ValueError(k)
+        right = costs[:, column][:, None]
+        found = within(better(np.delete(costs, column, axis=1), right).sum(axis=1), k)
+        return float(gather(found & ~np.isnan(right[:, 0]) if numbers else found))
+    return hits
+
+
+def hits_by_argsort(costs, k):
+    if not 1 <= k <= costs.shape[1]:
+        raise ValueError(k)
+    return float((costs.argsort(axis=1, kind="stable")[:, :k] == 0).any(axis=1).mean())
+
+
+HITS = dict(hits_ties_are_won=hits_by(lambda others, right: others < right), hits_of_any_k=hits_by(refuse=False), hits_that_are_no_number=hits_by(numbers=False),
+            hits_one_too_many=hits_by(within=lambda places, k: places <= k), hits_of_the_first_alone=hits_by(within=lambda places, k: places < 1),
+            hits_of_the_dearest=hits_by(lambda others, right: others >= right), hits_of_the_last_column=hits_by(column=-1), hits_counted=hits_by(gather=np.sum))
+for name, function in HITS.items():
+    function.__name__ = name
+
+
+# 52_chat: as_turns
+
+def turns_by(join=" ", opening="Hi!", strip=True, empty=False, system="user", refuse=True, merge=True, named=True):
+    def turns_of(messages):
+        turns, waiting = [], ""
+        for message in messages:
+            role, text = message["role"], message["content"].strip() if strip else message["content"]
+            if role not in ("user", "assistant", "system"):
+                if refuse:
+                    raise ValueError(f"not {role}" if named else "no such role")
+                continue
+            if not text.strip() and not empty:
+                continue
+            if role == "system":
+                if system == "user":
+                    waiting = f"{waiting} {text}".strip()
+                elif system == "now":
+                    turns.append(text)
+                continue
+            if role == "user":
+                text, waiting = f"{waiting} {text}".strip() if waiting else text, ""
+            if len(turns) % 2 == (role == "assistant"):
+                turns.append(text)
+            elif turns and merge:
+                turns[-1] += join + text
+            elif turns:
+                turns.append(text)
+            else:
+                turns += ([opening] if opening else []) + [text]
+        if not turns and refuse:
+            raise ValueError("nothing")
+        return turns
+    return turns_of
+
+
+TURNS = dict(turns_joined_without_a_space=turns_by(join=""), turns_without_an_opening=turns_by(opening=None), turns_as_they_are=turns_by(strip=False),
+             turns_with_empty_ones=turns_by(empty=True), turns_without_the_system=turns_by(system="none"), turns_with_the_system_as_a_turn=turns_by(system="now"),
+             turns_of_anybody=turns_by(refuse=False), turns_not_joined=turns_by(merge=False), turns_without_the_name_of_the_role=turns_by(named=False))
+for name, function in TURNS.items():
+    function.__name__ = name
+
+
+WRONG |= {
+    "52_chat: mask_of": [*MASKS.values(), mask_between_pairs, mask_of_the_targets, mask_shifted],
+    "52_chat: hits_at": [*HITS.values(), hits_by_argsort],
+    "52_chat: as_turns": list(TURNS.values()),
+}
+
+
 # 54_sampling: without_repeats
 
 def without_by(ends=lambda text, n: text[len(text) - n + 1:], span=lambda n: n - 1, places=lambda text, n: range(len(text) - n + 1), copies=True, value=-torch.inf,

@@ -21,10 +21,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save as as_safetensors
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import per_conversation, write_atomically  # noqa: E402
+from practitioner.chat import as_typed, begin_chat, chat_loss, Dialogues, in_letters, reply_bits, template  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
 from practitioner.experiments import accelerators, begin, digest_of, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
@@ -36,12 +39,14 @@ from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.scaling import load_quantised, save_quantised  # noqa: E402
 from practitioner.steps import cosine, Joint, linear, Muon  # noqa: E402
 
-RECORDED, DATA, SAVE_EVERY = ROOT / "runs", ROOT / "data", 200
+RECORDED, DATA, SAVE_EVERY, PIECE = ROOT / "runs", ROOT / "data", 200, 20_000
+BASES = {"typed": DATA / "chat" / "typed.safetensors", "released": DATA / "scaling" / "released.safetensors"}
 THREADS = torch.get_num_threads()  # of a run whose settings name no number
 SMALL = dict(n_embd=256, n_hidden=256, tied=True)
 LARGE = dict(n_embd=256, n_hidden=512, tied=True)
 USUAL = dict(vocabulary="bpe-4096", model=SMALL, lanes=32, length=64, rate=8e-3, warmup=50, clip=1.0, seed=0, bytes=None, average=False)
 MEGABYTE = 1_000_000
+EIGHT_BITS = "released", "typed", "chat"
 WEIGHTS = "lstm", "bytes-muon", "gpt1-small", "book-vectors"  # the runs whose weights are kept
 # Steps were fixed beforehand, from seconds a step on one core of the reference machine.
 RUNS = {
@@ -161,6 +166,27 @@ READINGS = 3
 RUNS["released"] = scaling(320, READINGS * EPOCH * 12 * 128 // (8 * 256), dict(n_layer=3, n_head=5, n_inner=848, n_positions=256), rows=8, decay=0.1, warmup=200, threads=2)
 
 
+# Chat: everything that people typed, without a word on who typed it; then conversations with roles, from that and from nothing, over seeds, until the validation part
+# gets worse; the released model, in roles. How often each amount is read was fixed beforehand.
+RUNS["typed"] = scaling(128, EPOCH) | dict(series="chat", text="typed")
+CHAT = dict(kind="chat", vocabulary="bpe-4096", base="typed", conversations=None, everything=False, rows=12, optimizer="adamw", rate=5e-4, schedule="linear",
+            betas=[0.9, 0.999], decay=0.01, clip=1.0, seed=0, bytes=None, average=False)
+SCRATCH = {key: RUNS["typed"][key] for key in ("model", "optimizer", "rate", "muon_rate", "schedule", "embedding_rate")} | dict(base=None)
+
+
+def chat_run(steps, **settings):
+    """A run in roles, whose rate rises over a tenth of its steps."""
+    return CHAT | dict(steps=steps, warmup=steps // 10) | settings
+
+
+for conversations, taught, scratch, seeds in ((50, 100, 400, 3), (200, 280, 690, 3), (800, 800, 1100, 2), (2841, 1964, 2946, 1)):
+    for seed in range(1, seeds + 1):
+        RUNS |= {f"taught-{conversations}-{seed}": chat_run(taught, conversations=conversations, seed=seed),
+                 f"scratch-{conversations}-{seed}": chat_run(scratch, conversations=conversations, seed=seed, **SCRATCH)}
+RUNS |= {f"everything-200-{seed}": RUNS[f"taught-200-{seed}"] | dict(everything=True) for seed in (1, 2, 3)}
+RUNS["chat"] = chat_run(1390, base="released", rows=8, rate=3e-4)
+
+
 @functools.cache
 def texts():
     return load_corpus()
@@ -173,8 +199,8 @@ def tokenizer_file(vocabulary):
 
 
 @functools.cache
-def tokens(vocabulary):
-    """The tokens of the training and the validation part, and the bytes of each token."""
+def tokens(vocabulary, text="letters"):
+    """The tokens of the training and the validation part, and the bytes of each token. As text in letters, or as lines: all that people typed."""
     if vocabulary == "bytes":
         parts = [np.frombuffer(texts().text(part).encode(), np.uint8) for part in ("train", "validation")]
         return *parts, np.ones(256, int)
@@ -185,7 +211,17 @@ def tokens(vocabulary):
         train_bpe([serialise(conversation.turns) for conversation in texts().train], int(vocabulary.removeprefix("bpe-"))).save(str(file), pretty=False)
     tokenizer = Tokenizer.from_file(str(file))
     sizes = np.array([len(tokenizer.id_to_token(token)) for token in range(tokenizer.get_vocab_size())])  # byte-level: a letter for each byte
+    if text == "typed":
+        return *(typed_tokens(tokenizer, part) for part in ("train", "validation")), sizes
     return *(encode_all(tokenizer, getattr(texts(), part))[0] for part in ("train", "validation")), sizes
+
+
+def typed_tokens(tokenizer, part):
+    """A part as lines, an empty one after each conversation; what was never answered, behind the training part."""
+    dialect, every = as_typed(tokenizer), [conversation.turns for conversation in getattr(texts(), part)]
+    if part == "train":
+        every += [(text,) for text in texts().monologues]
+    return np.array([token for turns in every for _, body in dialect.conversation(turns) for token in body], np.uint16)
 
 
 def bits(model, text, sizes, length=640, context=128, batch_size=8):
@@ -210,6 +246,7 @@ class Program:
     bits: Callable = bits
     folder: str = "lstm"  # in data
     judgements: int = 8  # of a piece of the validation part, on the way
+    per_byte: float | None = None  # tokens that count in a byte
 
 
 def lstm(settings, own, sizes):
@@ -284,7 +321,28 @@ def nanogpt(settings, own, sizes):
                    cosine(settings["steps"], settings["warmup"], settings["floor"]), bits_in_windows(length), "recipe")
 
 
-PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt}
+def chat(settings, own, sizes):
+    """The program of a decoder, from another's weights or from none, on conversations in roles; of them, some, drawn by the seed."""
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    dialect, every = template(tokenizer), texts().train
+    chosen = np.random.default_rng(settings["seed"]).permutation(len(every))[:settings["conversations"]]
+    turns = [every[place].turns for place in chosen]
+    model = begin_chat(load_quantised(BASES[settings["base"]]), tokenizer) if settings["base"] else DecoderLM(Recipe(vocab_size=dialect.vocab_size, **settings["model"]))
+    batches = Dialogues([dialect.conversation(each) for each in turns], model.context, settings["rows"], settings["seed"], settings["everything"])
+    replies = [[dialect.turn(place, text)[1] for place, text in enumerate(each) if place % 2 or settings["everything"]] for each in turns]
+    bytes_of = [sum(len(text.encode()) + 1 for place, text in enumerate(each) if place % 2 or settings["everything"]) for each in turns]
+
+    def bits_of_replies(model, text, sizes):
+        some = texts().validation[:16 if len(text) <= PIECE else None]
+        bits, sizes, _ = reply_bits(model, dialect, [conversation.turns for conversation in some])
+        return bits.sum() / sizes.sum()
+
+    return Program(model, model, batches, optimizer_of(model, settings), chat_loss, schedule_of(settings), bits_of_replies, "chat",
+                   per_byte=sum(len(body) for each in replies for body in each) / sum(bytes_of))
+
+
+PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt, "chat": chat}
 
 
 def sample(model, settings, length=60, temperature=0.7, seed=None):
@@ -305,6 +363,38 @@ def of_released(model, settings, validation, sizes, samples=100, length=150):
                 samples=[sample(model, settings, length, 1.0, [settings["seed"], number]) for number in range(samples)])
 
 
+def of_chat(model, settings, sizes):
+    """What is kept of a chat besides: what the replies of each conversation of the test part cost it in bits, and what the text of its base does, in bits per byte."""
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    bits, _, counted = reply_bits(model, template(tokenizer), [conversation.turns for conversation in texts().test])
+    kept = dict(test=[round(float(cost), 1) for cost in bits], tokens=int(counted.sum()))
+    if settings["base"]:
+        before = tokens(settings["vocabulary"], "typed" if settings["base"] == "typed" else "letters")[1]
+        kept |= dict(base=round(float(bits_in_windows(model.context)(model, before, sizes)), 4))
+    return kept
+
+
+class Best:
+    """The weights with which a run was best on a piece of the validation part, in its folder."""
+    def __init__(self, name):
+        self.file = RECORDED / name / "best.safetensors"
+
+    def least(self):
+        if not self.file.exists():
+            return math.inf
+        with safe_open(self.file, framework="pt") as file:
+            return float(file.metadata()["bits"])
+
+    def see(self, model, bits):
+        if bits < self.least():
+            write_atomically(self.file, as_safetensors({key: value.contiguous() for key, value in model.state_dict().items()}, dict(bits=repr(float(bits)))))
+        return bits
+
+    def put_back(self, model):
+        model.load_state_dict(load_file(self.file))
+
+
 def by_ages(name, settings, go_on, model):
     """Call go_on(step) up to each age at which the run is to write something, and then up to its last step: the history, and what was written by step."""
     file = RECORDED / name / "samples.json"
@@ -320,7 +410,7 @@ def trained(name, device="cpu"):
     """Train the run called `name`, or go on with it: the file of data where it belongs, and what is to be kept of it. Weights are kept at once."""
     settings = RUNS[name]
     torch.set_num_threads(settings.get("threads", THREADS))
-    own, validation, sizes = tokens(settings["vocabulary"])
+    own, validation, sizes = tokens(settings["vocabulary"], settings.get("text", "letters"))
     if settings["bytes"]:
         own = own[:np.searchsorted(np.cumsum(sizes[own]), settings["bytes"])]
     seed_everything(settings["seed"])
@@ -331,16 +421,23 @@ def trained(name, device="cpu"):
         program.optimizer.register_step_post_hook(lambda *_: next(done) < settings["steps"] // 2 or averaged.update_parameters(program.model))
         if (RECORDED / name).exists():
             raise SystemExit(f"an average is not kept over a stop: remove {RECORDED / name} to train {name} anew")
-    piece = validation[:20_000]
+    piece, best = validation[:PIECE], Best(name) if settings.get("kind") == "chat" else None
+
+    def evaluate(_):
+        found = program.bits(program.model, piece, sizes)
+        return dict(validation=best.see(program.model, found) if best else found)
+
     run = begin(RECORDED / name, seed=settings["seed"], settings=settings, data=dict(train=own, validation=validation), repository=ROOT)
     go_on = functools.partial(
         train, program.trained, program.batches, program.optimizer, schedule=program.schedule, clip=settings["clip"], loss=program.loss,
-        evaluate=lambda _: dict(validation=program.bits(program.model, piece, sizes)), evaluate_every=max(settings["steps"] // program.judgements, 50),
+        evaluate=evaluate, evaluate_every=max(settings["steps"] // program.judgements, 10 if best else 50),
         run=run, save_every=SAVE_EVERY, device=device)
     history, written = by_ages(name, settings, go_on, program.model)
     judged = averaged.module if averaged else program.model
+    if best:
+        best.put_back(judged)
     score = program.bits(judged, validation, sizes)
-    losses, per_byte = np.array([record["loss"] for record in history]), len(own) / sizes[own].sum() / math.log(2)
+    losses, per_byte = np.array([record["loss"] for record in history]), (program.per_byte or len(own) / sizes[own].sum()) / math.log(2)
     session = run.record["sessions"][-1]
     kept = dict(settings=settings, validation=round(float(score), 4), training=round(float(losses[-50:].mean() * per_byte), 4),
                 seconds=round(history[-1]["seconds"], 1), parameters=sum(p.numel() for p in program.model.parameters()),
@@ -352,10 +449,15 @@ def trained(name, device="cpu"):
     about = dict(run=name, commit=session["commit"], vocabulary=settings["vocabulary"])
     if name in WEIGHTS:
         save_weights(DATA / program.folder / f"{name}.safetensors", judged, **about)
-    if name == "released":
+    if name in EIGHT_BITS:
         file = DATA / program.folder / f"{name}.safetensors"
+        file.parent.mkdir(exist_ok=True)
         save_quantised(file, judged, **about)
-        kept |= dict(released=of_released(load_quantised(file), settings, validation, sizes))
+        judged = load_quantised(file)
+    if name == "released":
+        kept |= dict(released=of_released(judged, settings, validation, sizes))
+    if best:
+        kept |= dict(chat=of_chat(judged, settings, sizes))
     print(f"{name}: {score:.4f} bits per byte of validation, {history[-1]['seconds']:.0f} s", flush=True)
     return DATA / program.folder / "runs.json", kept
 
