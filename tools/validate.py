@@ -24,6 +24,8 @@ def main():
     if not options.names:
         measured.unlink(missing_ok=True)
     os.environ.update(PRACTITIONER_MODE="test", PRACTITIONER_MEASURED=str(measured))
+    # glibc gives every large piece of memory back to the system and asks for it again, page by page: a fifth of what the LSTM's notebook took.
+    os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**32))
     if options.old_processor:
         os.environ.update(old_processor())
     paths = [str(ROOT / "notebooks" / f"{pathlib.Path(name).stem}.ipynb") for name in options.names] or [str(ROOT / "notebooks")]
