@@ -44,14 +44,14 @@ class Dialect:
         said = self.decode([token for token in tokens if 0 <= token < self.texts])
         return " ".join(said.split())
 
-# %% ../notebooks/52_chat.ipynb #a99bbdfd
+# %% ../notebooks/52_chat.ipynb #52abbb54
 from dataclasses import replace
 
 def in_letters(tokenizer):
     """As the book's models were trained: A and B, a colon, a line break."""
-    encode = lambda text: tokenizer.encode(text).ids
-    return Dialect(encode, tokenizer.decode, (encode("A:"), encode("B:")), encode("\n"),
-                   *2 * [tokenizer.get_vocab_size()])
+    encode, V = lambda text: tokenizer.encode(text).ids, tokenizer.get_vocab_size()
+    heads = encode("A:"), encode("B:")
+    return Dialect(encode, tokenizer.decode, heads, encode("\n"), vocab_size=V, texts=V)
 
 def as_typed(tokenizer):
     """Lines of text, and nothing that says who typed them."""
@@ -96,14 +96,14 @@ def windows(lengths, longest, keep=0):
         while begin > 0 and sum(lengths[begin - 1:fresh]) <= keep:
             begin -= 1
 
-# %% ../notebooks/52_chat.ipynb #cfb8a265
+# %% ../notebooks/52_chat.ipynb #a358fb2e
 import numpy as np
 
 def readings(turns, longest, keep=0, everything=False):
     """A conversation's windows as (tokens, counted), an int64 and a bool array each.
 
     counted: is the token one of a reply, or, with `everything`, any token, and is it new in
-    this window? Nobody is asked for a window's first token. Turns longer than a half are
+    this window? A window's first token never counts. Turns longer than a half are
     cut."""
     turns = list(shorter(turns, longest // 2))
     lengths = [len(head) + len(body) for _, head, body in turns]
@@ -117,7 +117,7 @@ def readings(turns, longest, keep=0, everything=False):
         counted[0] = False
         yield np.array(tokens, np.int64), np.array(counted, bool)
 
-# %% ../notebooks/52_chat.ipynb #a6032826
+# %% ../notebooks/52_chat.ipynb #75d4ed63
 def packed(lengths, room):
     """Lay things of these lengths into rows with so much room: a list of lists of places.
 
@@ -128,12 +128,14 @@ def packed(lengths, room):
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         need = lengths[place]
         left = next((left for left in range(need, room) if with_room[left]), room)
-        row = with_room[left].pop() if left < room else rows.append([]) or len(rows) - 1
+        if left == room:
+            rows.append([])
+        row = len(rows) - 1 if left == room else with_room[left].pop()
         rows[row].append(place)
         with_room[left - need].append(row)
     return rows
 
-# %% ../notebooks/52_chat.ipynb #052f9f3b
+# %% ../notebooks/52_chat.ipynb #b262afdf
 import numpy as np
 import torch
 
@@ -143,7 +145,8 @@ class Dialogues:
     `Dialogues(conversations, length, batch_size)(step)` is a triple (B, length + 1) each:
     tokens, int64; whose they are, the number of the window in its row, −1 where the row is
     filled up; and whether they count. conversations: as `Dialect.conversation` gives them.
-    Raises ValueError where there is not one batch."""
+    Rows that fill no last batch are left out, others in each epoch. Raises ValueError
+    where there is not one batch."""
     def __init__(self, conversations, length, batch_size, seed=0, everything=False):
         parts = [part for turns in conversations
                  for part in readings(turns, length + 1, everything=everything)]
@@ -217,7 +220,7 @@ def begin_chat(base, tokenizer):
     letters = in_letters(tokenizer)
     return with_tokens_like(base, [*letters.heads, letters.end])
 
-# %% ../notebooks/52_chat.ipynb #cc7aeb81
+# %% ../notebooks/52_chat.ipynb #b0806cae
 import math
 from torch.nn import functional as F
 
@@ -232,23 +235,24 @@ def surprises(model, parts, batch_size=16):
         for row, place in enumerate(some):
             own, own_counted = parts[place]
             rows[row, :len(own)], counted[row, :len(own)] = own, own_counted
-        rows, counted = torch.from_numpy(rows), torch.from_numpy(counted)
+        rows, counted = (torch.from_numpy(part).to(model.head.device)
+                         for part in (rows, counted))
         x = model.features(rows[:, :-1])[counted[:, 1:]]            # fillings come last
         nats = F.cross_entropy(F.linear(x, model.head).float(), rows[:, 1:][counted[:, 1:]],
                                reduction="none")
-        whose = counted[:, 1:].nonzero()[:, 0]
-        found[some] = torch.zeros(len(some)).index_add(0, whose, nats) / math.log(2)
+        whose = counted[:, 1:].nonzero()[:, 0].cpu().numpy()
+        found[some] = np.bincount(whose, nats.double().cpu(), len(some)) / math.log(2)
     return found
 
-# %% ../notebooks/52_chat.ipynb #c46bef4e
+# %% ../notebooks/52_chat.ipynb #1843c5a2
 from .network import evaluating
 
 def reply_bits(model, dialect, conversations):
     """What the bot's turns cost in each conversation, given all before them that fits.
 
     conversations: lists of texts. Returns bits, bytes and tokens, an array (N,) each. Each
-    reply is its text and its end, which counts as one byte: as a line with its break. At
-    least half of the model's context is seen before a reply, or all there is."""
+    reply is its text and its end, which counts as one byte: as a line with its break. Of
+    the window before, whole turns of at most half a context are seen again."""
     parts, owner = [], []
     for number, turns in enumerate(conversations):
         longest = model.context + 1
@@ -260,11 +264,16 @@ def reply_bits(model, dialect, conversations):
     sizes = [sum(len(text.encode()) + 1 for text in turns[1::2]) for turns in conversations]
     return sums(bits), np.array(sizes), sums([counted.sum() for _, counted in parts])
 
-# %% ../notebooks/52_chat.ipynb #6763201c
+# %% ../notebooks/52_chat.ipynb #680cd608
 def prompt(dialect, turns, room):
-    """The tokens to which the bot is to reply: the last turns that fit in `room`, whole,
-    and the head of its own. If even the last one does not fit, its end is kept."""
+    """The tokens to which the next turn is to reply: the last turns that fit in `room`,
+    whole, and its head. If even the last one does not fit, its end is kept. Raises
+    ValueError without a turn, or without room for two heads and a token."""
     head = list(dialect.heads[len(turns) % 2])
+    least = sum(map(len, dialect.heads)) + 1
+    if not turns or room < least:
+        raise ValueError(f"a turn or more and room for {least} tokens: not {len(turns)}, "
+                         f"{room}")
     parts = [[*head, *body] for head, body in dialect.conversation(turns)]
     tokens, room = [], room - len(head)
     for part in reversed(parts):
@@ -276,15 +285,18 @@ def prompt(dialect, turns, room):
         tokens = [*own, *parts[-1][len(own):][-(room - len(own)):]]
     return tokens + head
 
-# %% ../notebooks/52_chat.ipynb #432f309e
+# %% ../notebooks/52_chat.ipynb #cf247f61
 from .inside_lstm import read_on, write_on
 from .network import StepByStep
 
 def reply(model, dialect, turns, rng, temperature=0.7, longest=48, steps=None):
     """The bot's next turn, as text, and whether it ended by itself.
 
-    turns: texts, the person's first. rng: NumPy's generator. steps: the model by start,
-    distribution and advance; by default one that reads all again for each token."""
+    turns: texts, the person's first and last. rng: NumPy's generator. steps: the model by
+    start, distribution and advance; by default one that reads all again for each token.
+    Raises ValueError where it is not the bot's turn."""
+    if len(turns) % 2 == 0:
+        raise ValueError(f"after {len(turns)} turns it is the person's turn")
     steps, end = steps or StepByStep(model), dialect.end[-1]
     given = prompt(dialect, turns, model.context - longest)
     written, _ = write_on(steps, read_on(steps, steps.start(), given), longest, temperature,
@@ -374,11 +386,12 @@ def gpt_for_chat(gpt, tokenizer):
                       vocab_size=V + 3, texts=V)
     return with_tokens_like(same, 3 * [range(V)]), dialect
 
-# %% ../notebooks/52_chat.ipynb #85d332a7
+# %% ../notebooks/52_chat.ipynb #a3fe3771
 JINJA = ("{% for turn in messages %}{% if turn.role == 'user' %}"
-         "{{ '<|person|> ' + turn.content + '<|end|>' }}{% else %}{{ '<|bot|>' }}"
+         "{{ '<|person|> ' + turn.content + '<|end|>' }}"
+         "{% elif turn.role == 'assistant' %}{{ '<|bot|>' }}"
          "{% generation %}{{ ' ' + turn.content + '<|end|>' }}{% endgeneration %}"
-         "{% endif %}{% endfor %}")
+         "{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}")
 
 def as_messages(turns):
     """Turns (texts, the person's first) as the field writes them: a list of dicts."""

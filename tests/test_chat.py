@@ -66,6 +66,8 @@ def test_the_library_makes_the_same_of_a_conversation():
     made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokens).apply_chat_template(as_messages(TALK), chat_template=JINJA, tokenize=True, return_dict=True,
                                                                                              return_assistant_tokens_mask=True)
     [(tokens, counted)] = readings(CHAT.conversation(TALK), 200)
+    with pytest.raises(Exception, match="no such role"):
+        transformers.PreTrainedTokenizerFast(tokenizer_object=TOKENIZER).apply_chat_template([dict(role="tool", content="x")], chat_template=JINJA)
     assert made["input_ids"] == tokens.tolist() and made["assistant_masks"] == counted.astype(int).tolist()
 
 
@@ -187,7 +189,7 @@ def test_reply_bits_are_those_of_each_token_alone():
     assert sizes.tolist() == [len(TALK[1]) + len(TALK[3]) + 2, len(TALK[1]) + 1] and 0 < bits[1] < bits[0]
 
 
-def test_a_long_conversation_is_asked_whole_with_half_a_context_before():
+def test_every_reply_of_a_long_conversation_is_judged():
     model, turns = model_of(T=40).float(), 9 * TALK
     bits, _, counts = reply_bits(model, CHAT, [turns])
     assert counts[0] == sum(len(CHAT.turn(1, text)[1]) for text in turns[1::2]) and np.isfinite(bits).all()
@@ -255,6 +257,15 @@ def test_a_prompt_has_whole_turns_the_newest_and_a_head():
 def test_a_prompt_always_fits_and_ends_with_the_other_ones_head(turns, room):
     found = prompt(CHAT, turns, room)
     assert len(found) <= room and found[-1] == 4096 + len(turns) % 2 and found[0] in (4096, 4097)
+
+
+def test_without_room_or_a_turn_there_is_no_prompt_and_out_of_turn_no_reply():
+    for turns, room in (TALK[:1], 2), ([], 9):
+        with pytest.raises(ValueError, match=f"room for 3 tokens: not {len(turns)}, {room}"):
+            prompt(CHAT, turns, room)
+    assert len(prompt(CHAT, TALK[:1], 3)) == 3
+    with pytest.raises(ValueError, match="after 2 turns it is the person's turn"):
+        reply(model_of(T=64), CHAT, TALK[:2], np.random.default_rng(0))
 
 
 def test_a_reply_ends_with_the_end_or_at_its_longest():

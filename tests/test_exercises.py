@@ -2853,6 +2853,14 @@ def mask_shifted(tokens, person, bot, end):
     return [*mask_by()(tokens, person, bot, end)[1:], False][:len(tokens)]
 
 
+def mask_of_the_numbers_in_the_check(tokens, person, bot, end):
+    return mask_by()(tokens, 7, 8, 9)
+
+
+def hits_without_what_is_no_number(costs, k):
+    return hits_by()(np.asarray(costs)[~np.isnan(np.asarray(costs)[:, 0])], k)
+
+
 MASKS = dict(mask_with_the_head=mask_by(head=True), mask_without_the_end=mask_by(last=False), mask_that_goes_on_after_the_end=mask_by(after_end=True),
              mask_of_what_came_before=mask_by(unknown=True), mask_through_the_person=mask_by(all_heads=False), mask_of_the_first_reply=mask_by(first_only=True))
 for name, function in MASKS.items():
@@ -2898,8 +2906,8 @@ def turns_by(join=" ", opening="Hi!", strip=True, empty=False, system="user", re
             if not text.strip() and not empty:
                 continue
             if role == "system":
-                if system == "user":
-                    waiting = f"{waiting} {text}".strip()
+                if system in ("user", "last"):
+                    waiting = f"{waiting} {text}".strip() if system == "user" else text
                 elif system == "now":
                     turns.append(text)
                 continue
@@ -2921,14 +2929,15 @@ def turns_by(join=" ", opening="Hi!", strip=True, empty=False, system="user", re
 
 TURNS = dict(turns_joined_without_a_space=turns_by(join=""), turns_without_an_opening=turns_by(opening=None), turns_as_they_are=turns_by(strip=False),
              turns_with_empty_ones=turns_by(empty=True), turns_without_the_system=turns_by(system="none"), turns_with_the_system_as_a_turn=turns_by(system="now"),
-             turns_of_anybody=turns_by(refuse=False), turns_not_joined=turns_by(merge=False), turns_without_the_name_of_the_role=turns_by(named=False))
+             turns_of_anybody=turns_by(refuse=False), turns_not_joined=turns_by(merge=False), turns_without_the_name_of_the_role=turns_by(named=False),
+             turns_with_the_last_system_alone=turns_by(system="last"))
 for name, function in TURNS.items():
     function.__name__ = name
 
 
 WRONG |= {
-    "52_chat: mask_of": [*MASKS.values(), mask_between_pairs, mask_of_the_targets, mask_shifted],
-    "52_chat: hits_at": [*HITS.values(), hits_by_argsort],
+    "52_chat: mask_of": [*MASKS.values(), mask_between_pairs, mask_of_the_targets, mask_shifted, mask_of_the_numbers_in_the_check],
+    "52_chat: hits_at": [*HITS.values(), hits_by_argsort, hits_without_what_is_no_number],
     "52_chat: as_turns": list(TURNS.values()),
 }
 

@@ -166,8 +166,8 @@ READINGS = 3
 RUNS["released"] = scaling(320, READINGS * EPOCH * 12 * 128 // (8 * 256), dict(n_layer=3, n_head=5, n_inner=848, n_positions=256), rows=8, decay=0.1, warmup=200, threads=2)
 
 
-# Chat: everything that people typed, without a word on who typed it; then conversations with roles, from that and from nothing, over seeds, until the validation part
-# gets worse; the released model, in roles. How often each amount is read was fixed beforehand.
+# Chat: everything that people typed, without a word on who typed it; then conversations with roles, from that and from nothing, over seeds; of their weights
+# those are kept that were best on a piece of the validation part; the released model, in roles. How often each amount is read was fixed beforehand.
 RUNS["typed"] = scaling(128, EPOCH) | dict(series="chat", text="typed")
 CHAT = dict(kind="chat", vocabulary="bpe-4096", base="typed", conversations=None, everything=False, rows=12, optimizer="adamw", rate=5e-4, schedule="linear",
             betas=[0.9, 0.999], decay=0.01, clip=1.0, seed=0, bytes=None, average=False)
