@@ -199,42 +199,68 @@ def browser():
         yield browser
 
 
-def visit(browser, server, path, width=1280, scheme="light", responses=None):
-    """The page at `path`, what its console complained of, and what it asked of other hosts. Where a list of `responses` is given, all that was loaded is put there."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page, complaints, strangers = context.new_page(), [], []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((server, "data:")) else strangers.append(request.url))
-    if responses is not None:
-        page.on("response", lambda response: responses.append(response))
+def watch(tab, server):
+    """Lists that will fill: what the tab's console complains of, and what is asked of other hosts."""
+    complaints, strangers = [], []
+    tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: None if request.url.startswith((server, "data:")) else strangers.append(request.url))
+    return complaints, strangers
+
+
+def visit(browser, server, path, width=1280, scheme="light"):
+    """The page at `path`, what its console complained of, and what it asked of other hosts."""
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    complaints, strangers = watch(page, server)
     page.goto(server + path, wait_until="load")
     page.wait_for_timeout(300)
     return page, complaints, strangers
 
 
 class Opened:
-    """A page as one visit finds it, wide and in the light, and its weight; it can then be made narrow, and dark."""
+    """One page after the other, each as a first visit finds it, wide and in the light, and its weight; it can then be made narrow, and dark.
 
-    def __init__(self, browser, server, page):
-        self.page, responses = page, []
-        self.tab, self.complaints, self.strangers = visit(browser, server, f"{page}.html", responses=responses)
+    All in one tab, which keeps nothing of the page before: a new window for each takes as much of the processor as most pages do."""
+
+    def __init__(self, browser, server):
+        self.server, self.responses = server, []
+        self.tab = browser.new_context().new_page()
+        self.tab.add_init_script("try { localStorage.clear(); sessionStorage.clear() } catch {}")
+        self.tab.on("response", lambda response: self.responses.append(response))
+        self.session = self.tab.context.new_cdp_session(self.tab)
+        self.complaints, self.strangers = watch(self.tab, server)
+
+    def open(self, page):
+        self.tab.goto("about:blank")
+        self.arrange(1280, "light")
+        for seen in self.complaints, self.strangers, self.responses:
+            seen.clear()
+        self.session.send("Network.clearBrowserCache")
+        self.tab.goto(f"{self.server}{page}.html", wait_until="load")
+        self.tab.wait_for_timeout(300)
         self.tab.wait_for_load_state("networkidle")
-        self.weight = weight_of(responses)
+        self.page, self.weight = page, weight_of(self.responses)
 
-    def show(self, width=1280, scheme="light"):
+    def arrange(self, width, scheme):
         self.tab.emulate_media(color_scheme=scheme)
         self.tab.set_viewport_size({"width": width, "height": 900})
+
+    def show(self, width=1280, scheme="light"):
+        self.arrange(width, scheme)
         self.tab.wait_for_timeout(150)
         return self.tab
 
 
+@pytest.fixture(scope="module")
+def pages(browser, server):
+    return Opened(browser, server)
+
+
 @pytest.fixture(scope="module", params=PAGES)
-def opened(request, browser, server):
+def opened(request, pages):
     """Each page, opened once for the tests that look at every page; each says how it is to be shown."""
-    opened = Opened(browser, server, request.param)
-    yield opened
-    opened.tab.context.close()
+    pages.open(request.param)
+    return pages
 
 
 def test_a_page_is_quiet_and_fits_wide_and_narrow(opened):
@@ -244,6 +270,17 @@ def test_a_page_is_quiet_and_fits_wide_and_narrow(opened):
         broken = tab.evaluate("[...document.images].filter(image => image.complete && !image.naturalWidth).map(image => image.src)")
         assert not broken, broken
     assert not opened.complaints and not opened.strangers, (opened.complaints, opened.strangers)
+
+
+def test_each_visit_is_a_first_one(pages):
+    """... though the tab is the same: what a page stored is gone, and all that it loads is weighed again."""
+    loaded = []
+    for _ in range(2):
+        pages.open(PAGES[0])
+        loaded.append({response.url for response in pages.responses})
+        assert pages.tab.evaluate("[localStorage.left, sessionStorage.left]") == [None, None]
+        pages.tab.evaluate("localStorage.left = sessionStorage.left = 'x'")
+    assert loaded[0] == loaded[1] and len(loaded[0]) > 10
 
 
 BOUND, FRONT_BOUND = 3_000_000, 1_000_000
