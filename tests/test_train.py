@@ -22,7 +22,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "DATA", tmp_path / "data")
     monkeypatch.setattr(train, "RUNS", {"lstm": TINY, "averaged": TINY | dict(average=True), "other": TINY | dict(seed=1)})
     own, validation, sizes = train.tokens("bytes")
-    monkeypatch.setattr(train, "tokens", lambda vocabulary: (own, validation[:3000], sizes))
+    monkeypatch.setattr(train, "tokens", lambda vocabulary, text="letters": (own, validation[:3000], sizes))
     (tmp_path / "data" / "lstm").mkdir(parents=True)
     return tmp_path
 
