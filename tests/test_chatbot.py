@@ -1,6 +1,5 @@
 """The chatbot: what it is told and remembers, how its replies begin and end, what is shown of them, the commands, the terminal, what it must not say; what leaves the book."""
 import dataclasses
-import importlib.util
 import io
 import json
 import math
@@ -32,6 +31,7 @@ from practitioner.gpt import louder
 from practitioner.recipe import DecoderLM, QWEN3, Recipe
 from practitioner.sampling import CHAT, Decoding
 from practitioner.scaling import load_quantised
+import serve  # (tools/serve.py)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "data" / "chat"
@@ -751,8 +751,7 @@ def test_the_library_writes_what_we_write(library, weights):
 
 # The server
 
-NO_SERVER = "the packages of the group serve are not installed"
-needs_server = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn", "openai", "accelerate")), reason=NO_SERVER)
+needs_server = pytest.mark.skipif(bool(serve.missing()), reason=serve.NO_SERVER)
 
 
 def free_port():
@@ -816,7 +815,6 @@ def test_a_forged_turn_does_not_pass_the_server_either(server, library):
 
 
 def test_the_program_says_which_packages_are_missing(monkeypatch, capsys):
-    import serve
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["serve.py"])
     with pytest.raises(SystemExit):

@@ -10,7 +10,13 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-NEEDED = "fastapi", "uvicorn", "openai", "pydantic"
+NEEDED = "accelerate", "fastapi", "openai", "uvicorn"
+NO_SERVER = "the packages of the group serve are not installed"
+
+
+def missing():
+    """Which of the packages that the server needs are not installed."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def command(folder, port):
@@ -25,9 +31,8 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, help="weights of your own, as notebook 56 keeps them")
     parser.add_argument("--export-only", action="store_true", help="write the model, and start nothing")
     arguments = parser.parse_args()
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing and not arguments.export_only:
-        parser.error(f"{', '.join(missing)} not installed: pip install --group serve --constraint constraints.txt")
+    if missing() and not arguments.export_only:
+        parser.error(f"{NO_SERVER} ({', '.join(missing())}): pip install --group serve --constraint constraints.txt")
     from practitioner.chatbot import export_to_hub
     folder = export_to_hub(arguments.folder, arguments.model)
     print(f"The model, in the hub's format: {folder}", flush=True)
