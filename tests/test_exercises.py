@@ -2942,6 +2942,103 @@ WRONG |= {
 }
 
 
+# 53_lora: largest_rank
+
+def rank_by(of_a_rank=lambda shapes: 16 * sum(m + n for m, n in shapes), rest=lambda memory, frozen: memory - 4 * frozen, most=lambda shapes: min(map(min, shapes)),
+            round=math.floor, least=0):
+    def largest(memory, frozen, shapes):
+        return max(least, min(round(rest(memory, frozen) / of_a_rank(shapes)), most(shapes)))
+    return largest
+
+
+RANK = dict(rank_all_weights_learn=rank_by(rest=lambda memory, frozen: memory - 16 * frozen), rank_without_the_weights=rank_by(rest=lambda memory, frozen: memory),
+            rank_without_averages=rank_by(lambda shapes: 8 * sum(map(sum, shapes))), rank_one_average=rank_by(lambda shapes: 12 * sum(map(sum, shapes))),
+            rank_without_gradients=rank_by(lambda shapes: 4 * sum(map(sum, shapes))), rank_of_whole_matrices=rank_by(lambda shapes: 16 * sum(m * n for m, n in shapes)),
+            rank_of_one_factor=rank_by(lambda shapes: 16 * sum(n for _, n in shapes)), rank_of_the_first=rank_by(lambda shapes: 16 * sum(shapes[0])),
+            rank_without_end=rank_by(most=lambda shapes: 10 ** 9), rank_up_to_the_longer_side=rank_by(most=lambda shapes: max(map(max, shapes))),
+            rank_up_to_the_widest=rank_by(most=lambda shapes: max(map(min, shapes))), rank_that_nearly_fits=rank_by(round=math.ceil), rank_at_least_one=rank_by(least=1),
+            rank_below_nothing=rank_by(least=-math.inf))
+for name, function in RANK.items():
+    function.__name__ = name
+
+
+# 53_lora: joined
+
+def together_by(A=lambda one, other: torch.cat((one[0], other[0])), B=lambda one, other: torch.cat((one[2] * one[1], other[2] * other[1]), dim=1), scale=lambda one, other: 1.0):
+    return lambda one, other: (A(one, other), B(one, other), scale(one, other))
+
+
+def together_in_place(one, other):
+    for part in one, other:
+        part[1].mul_(part[2])
+    return torch.cat((one[0], other[0])), torch.cat((one[1], other[1]), dim=1), 1.0
+
+
+def together_added_up(one, other):
+    r = min(len(one[0]), len(other[0]))
+    return one[0][:r] + other[0][:r], one[1][:, :r] + other[1][:, :r], (one[2] + other[2]) / 2
+
+
+def together_of_full_rank(one, other):
+    return torch.eye(one[0].shape[1]).double(), one[2] * one[1] @ one[0] + other[2] * other[1] @ other[0], 1.0
+
+
+def together_cut_to_the_larger(one, other):
+    U, s, V = torch.linalg.svd(one[2] * one[1] @ one[0] + other[2] * other[1] @ other[0], full_matrices=False)
+    r = max(len(one[0]), len(other[0]))
+    return s[:r, None] * V[:r], U[:, :r], 1.0
+
+
+TOGETHER = dict(together_without_scales=together_by(B=lambda one, other: torch.cat((one[1], other[1]), dim=1)), together_the_first_one_s_scale=together_by(
+                  B=lambda one, other: torch.cat((one[1], other[1]), dim=1), scale=lambda one, other: one[2]),
+              together_mean_scale=together_by(B=lambda one, other: torch.cat((one[1], other[1]), dim=1), scale=lambda one, other: (one[2] + other[2]) / 2),
+              together_crossed=together_by(A=lambda one, other: torch.cat((other[0], one[0]))), together_scaled_twice=together_by(
+                  A=lambda one, other: torch.cat((one[2] * one[0], other[2] * other[0]))),
+              together_one_alone=together_by(A=lambda one, other: one[0], B=lambda one, other: one[1], scale=lambda one, other: one[2]))
+for name, function in TOGETHER.items():
+    function.__name__ = name
+
+
+# 53_lora: factors_of
+
+def factors_by(left=0.5, right=0.5, order=slice(None), turned=False, whole=False):
+    def factors(change, r):
+        U, s, V = torch.linalg.svd(change, full_matrices=False)
+        U, s, V = U[:, order], s[order], V[order]
+        r = len(s) if whole else r
+        B, A = U[:, :r] * s[:r] ** left, s[:r, None] ** right * V[:r]
+        return (A.T, B.T) if turned else (B, A)
+    return factors
+
+
+def factors_of_rows(change, r):
+    return torch.cat((torch.eye(r), torch.zeros(len(change) - r, r))).double(), change[:r]
+
+
+def factors_by_eigenvalues(change, r):
+    V = torch.linalg.eigh(change.T @ change)[1][:, :r].T
+    return change @ V.T, V
+
+
+def factors_of_one_length(change, r):
+    B, A = factors_by(1, 0)(change, r)
+    balance = (B.norm() / A.norm()).sqrt()
+    return B / balance, A * balance
+
+
+FACTORS = dict(factors_all_in_b=factors_by(1, 0), factors_all_in_a=factors_by(0, 1), factors_without_values=factors_by(0, 0), factors_values_twice=factors_by(1, 1),
+               factors_the_smallest=factors_by(order=torch.arange(-1, -4, -1)), factors_turned=factors_by(turned=True), factors_of_full_rank=factors_by(whole=True))
+for name, function in FACTORS.items():
+    function.__name__ = name
+
+
+WRONG |= {
+    "53_lora: largest_rank": list(RANK.values()),
+    "53_lora: joined": [*TOGETHER.values(), together_in_place, together_added_up, together_of_full_rank, together_cut_to_the_larger],
+    "53_lora: factors_of": [*FACTORS.values(), factors_of_rows, factors_by_eigenvalues, factors_of_one_length],
+}
+
+
 # 54_sampling: without_repeats
 
 def without_by(ends=lambda text, n: text[len(text) - n + 1:], span=lambda n: n - 1, places=lambda text, n: range(len(text) - n + 1), copies=True, value=-torch.inf,

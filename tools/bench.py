@@ -442,13 +442,68 @@ def cache():
     return found
 
 
+def lora():
+    """A step of fine-tuning the typed model, of all weights and at each rank that the runs have, in processor time, in turn so that all meet the same weather. And at
+    GPT-1's size, 512 tokens on one thread: seconds, and the peak of memory, each in a process of its own."""
+    import numpy as np
+    import torch
+    from train import LORA_COST, PROGRAMS, RUNS
+    usual, programs, times = torch.get_num_threads(), {}, {}
+    try:
+        torch.set_num_threads(1)
+        for name, run in {"all weights": "taught-200-1", **{f"rank {r}": f"lora-{r}-1" for r in LORA_COST}}.items():
+            torch.manual_seed(0)
+            programs[name] = PROGRAMS["chat"](RUNS[run], None, None)
+        for turn in range(31):
+            for name, program in programs.items():
+                batch, begun = program.batches(turn), time.process_time()
+                program.optimizer.zero_grad()
+                program.loss(program.model, batch).backward()
+                torch.nn.utils.clip_grad_norm_(program.model.parameters(), 1.0)
+                program.optimizer.step()
+                times.setdefault(name, []).append(time.process_time() - begun)
+    finally:
+        torch.set_num_threads(usual)
+    found = {f"typed, a step of fine-tuning, {name}": (1000 * float(np.median(taken[3:])), "ms") for name, taken in times.items()}
+    program = """if True:
+        import pathlib, re, resource, sys, time, torch
+        from practitioner.chat import chat_loss
+        from practitioner.lora import adapter_loss, adapter_state, with_lora
+        from practitioner.recipe import DecoderLM, fused_adamw, Recipe
+        torch.set_num_threads(1)
+        thin, V = sys.argv[1] != "all weights", 40_481
+        model = DecoderLM(Recipe(V, 512, 768, 12, 12, 4 * 768)).requires_grad_(not thin)
+        if thin:
+            model = with_lora(model, r=int(sys.argv[1].split()[1]), alpha=16, new_tokens=3)
+        learns = list(adapter_state(model).values() if thin else model.parameters())
+        optimizer, loss = fused_adamw([dict(params=learns, weight_decay=0.01)], 1e-4), adapter_loss if thin else chat_loss
+        tokens, whose, counted = torch.randint(V, (4, 129)), torch.zeros(4, 129).long(), torch.rand(4, 129) < 0.5
+        seconds = []
+        for _ in range(4):
+            begun = time.perf_counter()
+            optimizer.zero_grad()
+            loss(model, (tokens, whose, counted)).backward()
+            torch.nn.utils.clip_grad_norm_(learns, 1.0)
+            optimizer.step()
+            seconds.append(time.perf_counter() - begun)
+        if sys.platform == "linux":  # where ru_maxrss begins with the peak of the process that started this one
+            peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(min(seconds), peak)"""
+    for name in "all weights", "rank 16":
+        told = subprocess.run([sys.executable, "-c", program, name], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+        found |= {f"GPT-1, a step of fine-tuning, {name}": (float(told[0]), "s"), f"GPT-1, a step of fine-tuning, {name}, peak of memory": (float(told[1]) / 1e9, "GB")}
+    return found
+
+
 def bound(name):
     """What is promised of the measurement called `name`; infinity where nothing is."""
     return next((limit for start, limit in BOUNDS.items() if name.startswith(start)), float("inf"))
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "lora": lora, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)

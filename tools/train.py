@@ -32,9 +32,10 @@ from practitioner.corpus import load_corpus, serialise  # noqa: E402
 from practitioner.experiments import accelerators, begin, digest_of, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
+from practitioner.lora import adapter_loss, adapter_state, low_rank, with_lora  # noqa: E402
 from practitioner.lstm import LSTMLM, encode_all, output_loss_in_parts, save_weights, train_bpe  # noqa: E402
 from practitioner.network import StepByStep, surprise_of, Windows  # noqa: E402
-from practitioner.recipe import decoder_loss, DecoderLM, optimizer_of, Recipe, schedule_of, without  # noqa: E402
+from practitioner.recipe import decoder_loss, DecoderLM, fused_adamw, optimizer_of, Recipe, schedule_of, without  # noqa: E402
 from practitioner.recurrence import Carried, Streams, carried_loss  # noqa: E402
 from practitioner.scaling import load_quantised, save_quantised  # noqa: E402
 from practitioner.steps import cosine, Joint, linear, Muon  # noqa: E402
@@ -186,6 +187,17 @@ for conversations, taught, scratch, seeds in ((50, 100, 400, 3), (200, 280, 690,
 RUNS |= {f"everything-200-{seed}": RUNS[f"taught-200-{seed}"] | dict(everything=True) for seed in (1, 2, 3)}
 RUNS["chat"] = chat_run(1390, base="released", rows=8, rate=3e-4)
 
+# Low-rank changes of the typed model, in the time of full fine-tuning: of its steps as many as fit, by what one costs in steps of full fine-tuning (tools/bench.py
+# lora; fixed beforehand). Full fine-tuning once more, which keeps how large the directions are that it changed; and at twice and at half its rate, the
+# latter over the seeds, since it did better in trials.
+TAUGHT, LORA = RUNS["taught-200-1"] | dict(series="lora"), dict(alpha=16, names=None)
+LORA_COST, LORA_RATE = {1: 0.86, 4: 0.99, 16: 0.95, 64: 1.15}, 2e-3
+RUNS |= {f"lora-{r}-{seed}": TAUGHT | chat_run(round(TAUGHT["steps"] / cost), conversations=200, seed=seed, rate=LORA_RATE, lora=LORA | dict(r=r))
+         for r, cost in LORA_COST.items() for seed in (1, 2, 3)}
+RUNS["lora-attention-1"] = RUNS["lora-16-1"] | dict(lora=LORA | dict(r=16, names=["qkv", "proj"]))
+RUNS |= {"lora-full-1": TAUGHT | dict(change=True), "lora-full-fast-1": TAUGHT | dict(rate=2 * TAUGHT["rate"])}
+RUNS |= {f"lora-full-slow-{seed}": TAUGHT | dict(rate=TAUGHT["rate"] / 2, seed=seed) for seed in (1, 2, 3)}
+
 
 @functools.cache
 def texts():
@@ -333,12 +345,18 @@ def chat(settings, own, sizes):
     replies = [[dialect.turn(place, text)[1] for place, text in enumerate(each) if place % 2 or settings["everything"]] for each in turns]
     bytes_of = [sum(len(text.encode()) + 1 for place, text in enumerate(each) if place % 2 or settings["everything"]) for each in turns]
 
+    optimizer, loss = optimizer_of(model, settings), chat_loss
+    if settings.get("lora"):
+        model = with_lora(model, new_tokens=dialect.vocab_size - dialect.texts, **settings["lora"])
+        learns = dict(params=list(adapter_state(model).values()), weight_decay=settings["decay"])
+        optimizer, loss = fused_adamw([learns], settings["rate"], tuple(settings["betas"])), adapter_loss
+
     def bits_of_replies(model, text, sizes):
         some = texts().validation[:16 if len(text) <= PIECE else None]
         bits, sizes, _ = reply_bits(model, dialect, [conversation.turns for conversation in some])
         return bits.sum() / sizes.sum()
 
-    return Program(model, model, batches, optimizer_of(model, settings), chat_loss, schedule_of(settings), bits_of_replies, "chat",
+    return Program(model, model, batches, optimizer, loss, schedule_of(settings), bits_of_replies, settings.get("series", "chat"),
                    per_byte=sum(len(body) for each in replies for body in each) / sum(bytes_of))
 
 
@@ -372,7 +390,29 @@ def of_chat(model, settings, sizes):
     if settings["base"]:
         before = tokens(settings["vocabulary"], "typed" if settings["base"] == "typed" else "letters")[1]
         kept |= dict(base=round(float(bits_in_windows(model.context)(model, before, sizes)), 4))
-    return kept
+    return kept | (dict(change=of_change(model, settings)) if settings.get("change") else {})
+
+
+CHANGED_BY = 0, 1, 2, 4, 8, 16, 32, 64, 128  # ranks
+
+
+def of_change(model, settings):
+    """Of what full fine-tuning has changed in the blocks: the share, in squares, that the largest singular values of each matrix's change hold, by how many they
+    are; and what the replies of the test part cost, in bits, if of each change only so much is kept and all else is as before, but for the new tokens."""
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    base = begin_chat(load_quantised(BASES[settings["base"]]), tokenizer)
+    before, after, dialect = base.state_dict(), model.state_dict(), template(tokenizer)
+    matrices = [name for name, value in before.items() if name.startswith("blocks.") and value.ndim == 2]
+    squares = {name: torch.linalg.svdvals(after[name] - before[name]).square() for name in matrices}
+    cost = []
+    for r in CHANGED_BY:
+        some = {name: before[name] + low_rank(after[name] - before[name], r) for name in matrices}
+        new = {name: torch.cat((before[name][:dialect.texts], after[name][dialect.texts:])) for name in ("tokens.weight", "output.weight")}
+        part = begin_chat(load_quantised(BASES[settings["base"]]), tokenizer)
+        part.load_state_dict(before | some | new)
+        cost.append(round(float(reply_bits(part, dialect, [conversation.turns for conversation in texts().test])[0].sum()), 1))
+    return dict(ranks=CHANGED_BY, cost=cost, shares={name: [round(float(each[:r].sum() / each.sum()), 4) for r in CHANGED_BY] for name, each in squares.items()})
 
 
 class Best:
