@@ -108,13 +108,13 @@ def with_lora(model, r, alpha, names=None, new_tokens=0):
     model: a GPT or a DecoderLM; it stays as it is. names: of the matrices in the blocks
     that get one, by default all. new_tokens: how many of the last tokens learn their rows
     in the table and in the head. Raises ValueError for a rank or a name that the model
-    does not have, and for one that has such changes already."""
+    does not have, where nothing would learn, and where there are adapters already."""
     if hasattr(model, "lora"):
         raise ValueError("the model has adapters already: merge them first")
     linears = {name: name.rpartition(".")[2] for name, part in model.named_modules()
                if name.startswith("blocks.") and isinstance(part, nn.Linear)}
     chosen = set(linears.values()) if names is None else set(names)
-    if not chosen or not chosen <= set(linears.values()):
+    if not chosen <= set(linears.values()) or not (chosen or new_tokens):
         raise ValueError(f"matrices are called {sorted(set(linears.values()))}: not "
                          f"{sorted(chosen)}")
     def change(name, part):

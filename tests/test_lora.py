@@ -186,6 +186,7 @@ def test_as_many_numbers_learn_as_were_counted(kind, tables):
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert learns == 3 * sum(map(sum, shapes)) + tables * 2 * 8 == sum(value.numel() for value in adapter_state(model).values())
     some = with_lora(base, 3, 6, names=["qkv", "down"])
+    assert adapter_state(with_lora(base, 1, 1, names=[], new_tokens=2)).keys() == {"tokens.new"} | ({"output.new"} if tables == 2 else set())
     assert {name.split(".")[2] for name in adapter_state(some)} == {"qkv", "down"} and some.lora["names"] == ["down", "qkv"]
 
 

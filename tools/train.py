@@ -195,6 +195,7 @@ LORA_COST, LORA_RATE = {1: 0.86, 4: 0.99, 16: 0.95, 64: 1.15}, 2e-3
 RUNS |= {f"lora-{r}-{seed}": TAUGHT | chat_run(round(TAUGHT["steps"] / cost), conversations=200, seed=seed, rate=LORA_RATE, lora=LORA | dict(r=r))
          for r, cost in LORA_COST.items() for seed in (1, 2, 3)}
 RUNS["lora-attention-1"] = RUNS["lora-16-1"] | dict(lora=LORA | dict(r=16, names=["qkv", "proj"]))
+RUNS["lora-rows-1"] = RUNS["lora-1-1"] | dict(lora=LORA | dict(r=1, names=[]))  # the new tokens alone
 RUNS |= {"lora-full-1": TAUGHT | dict(change=True), "lora-full-fast-1": TAUGHT | dict(rate=2 * TAUGHT["rate"])}
 RUNS |= {f"lora-full-slow-{seed}": TAUGHT | dict(rate=TAUGHT["rate"] / 2, seed=seed) for seed in (1, 2, 3)}
 
