@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help book pdf test kills lab execute refresh export bench train adopt chapter clean pins
+.PHONY: help book pdf test kills lab chat serve execute refresh export bench train adopt chapter clean pins
 
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 JOBS   ?= 2
@@ -45,6 +45,12 @@ test: .venv/done  ## everything: export drift, every notebook strictly, the test
 
 kills: .venv/done  ## kill a recorded run at 50 random moments (KILLS=…), resume it, and compare to the bit
 	@KILLS=$(or $(KILLS),50) KILL_SEED=$(or $(KILL_SEED),$$RANDOM) $(TEST)/python -m pytest -q tests/test_experiments.py -k killed
+
+chat: .venv/done  ## talk with the chatbot in the terminal: SEED=…, TEMPERATURE=…, MODEL=weights of your own
+	@$(TEST)/python tools/chat.py $(if $(SEED),--seed $(SEED)) $(if $(TEMPERATURE),--temperature $(TEMPERATURE)) $(if $(MODEL),--model $(MODEL))
+
+serve: .venv/done  ## serve its model on this computer to programs that speak OpenAI's interface: PORT=8000, MODEL=…
+	@$(TEST)/python tools/serve.py $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL))
 
 lab: .venv/done  ## JupyterLab on the notebooks
 	@$(TEST)/jupyter lab --notebook-dir=notebooks

@@ -356,8 +356,6 @@ def blind_sheet(pairs, seed):
     return "\n".join(lines), key
 
 # %% ../notebooks/52_chat.ipynb #431a45d9
-from scipy.stats import binomtest
-
 def count_votes(votes, key):
     """Votes 1, 2 or 0 (neither) → how many `one` won, `other` won, and the p-value.
 
@@ -366,6 +364,7 @@ def count_votes(votes, key):
         raise ValueError(f"{len(key)} votes, 0, 1 or 2: not {votes}")
     for_one = [first == (vote == 1) for vote, first in zip(votes, key) if vote]
     won = sum(for_one)
+    from scipy.stats import binomtest                # slow to import, for one who chats
     p = binomtest(won, len(for_one)).pvalue if for_one else 1.0
     return won, len(for_one) - won, float(p)
 

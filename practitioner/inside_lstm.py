@@ -109,10 +109,9 @@ def largest_by_chance(cells, y, sizes, draws, rng):
     return np.abs(weights @ cells).max(axis=1)
 
 # %% ../notebooks/33_inside_lstm.ipynb #4ebcbac3
-from scipy.stats import rankdata
-
 def auc(y, score):
     """How often a place with y = 1 has the higher score than one with y = 0; ties half."""
+    from scipy.stats import rankdata                 # slow to import, for one who chats
     y, ranks = y.astype(bool), rankdata(score)
     return (ranks[y].mean() - (y.sum() + 1) / 2) / (~y).sum()
 

@@ -1,4 +1,4 @@
-"""For all tests: the scripts of tools/ and the extensions of book/_ext can be imported, the longest files begin first, and what was left out for want of a browser is said once, at the end."""
+"""For all tests: the scripts of tools/ and the extensions of book/_ext can be imported, the longest files begin first, and what was left out for want of a browser or a server is said once, at the end."""
 import gc
 import pathlib
 import sys
@@ -8,6 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "book" / "_ext")]
 from browser import NO_CHROMIUM  # noqa: E402
+from serve import NO_SERVER  # noqa: E402
 
 
 LONGEST = [f"test_{name}.py" for name in ("pdf", "course", "site", "diagnostics", "experiments", "fork", "strict", "workflows", "reader", "corpus", "compression", "exercises")]
@@ -39,3 +40,6 @@ def pytest_terminal_summary(terminalreporter):
     left_out = [report for report in terminalreporter.stats.get("skipped", []) if NO_CHROMIUM in str(report.longrepr)]
     if left_out:
         terminalreporter.write_sep("!", f"{NO_CHROMIUM}: {len(left_out)} tests did not look at the site in a browser", red=True, bold=True)
+    left_out = [report for report in terminalreporter.stats.get("skipped", []) if NO_SERVER in str(report.longrepr)]
+    if left_out:
+        terminalreporter.write_sep("!", f"{NO_SERVER}: {len(left_out)} tests did not talk to the server", red=True, bold=True)

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import random
+import re
 import statistics
 import warnings
 from collections import Counter
@@ -3249,6 +3250,117 @@ WRONG |= {
     "55_kv_cache: without_gains": [*GAINS.values(), gains_untouched, gains_forgotten],
     "55_kv_cache: is_safe": list(SAFE.values()),
     "55_kv_cache: best_ahead": list(AHEAD.values()),
+}
+
+
+# 56_chatbot: enough
+
+def enough_by(ends=r"[.?!]+(?=\s)", last=r"[.?!]+$", always=False, count=0, exact=False, keep=0):
+    def enough(text, sentences, over=False):
+        found = [each.end() for each in re.finditer(ends, text)]
+        end = re.search(last, text)
+        if (over or always) and end and end.end() not in found:
+            found.append(end.end())
+        if len(found) < sentences or exact and len(found) != sentences:
+            return None
+        return found[sentences - 1 + count] - keep if len(found) > sentences - 1 + count else None
+    return enough
+
+
+def enough_at_every_mark(text, sentences, over=False):
+    marks = [place + 1 for place, sign in enumerate(text) if sign in ".?!"]
+    return marks[sentences - 1] if len(marks) >= sentences else None
+
+
+def enough_by_pieces(text, sentences, over=False):
+    parts = re.split(r"[.?!]+", text)
+    return len(".".join(parts[:sentences])) + 1 if len(parts) > sentences else None
+
+
+def enough_of_text_alone(text, sentences, over=False):
+    return len(text) if over else None
+
+
+ENOUGH = dict(enough_without_waiting=enough_by(always=True), enough_never_at_the_end=enough_by(last=r"(?!)"), enough_without_the_mark=enough_by(r"[.?!]+(?=\s)", keep=1),
+              enough_full_stops_alone=enough_by(r"[.]+(?=\s)", r"[.]+$"), enough_each_mark_a_sentence=enough_by(r"[.?!](?=\s|[.?!])"), enough_one_too_many=enough_by(count=1),
+              enough_with_the_space=enough_by(r"[.?!]+\s"), enough_no_more_and_no_fewer=enough_by(exact=True), enough_without_white_space=enough_by(r"[.?!]+"))
+for name, function in ENOUGH.items():
+    function.__name__ = name
+
+
+# 56_chatbot: pinned_prompt
+
+def pinned_by(pairs=True, fits=True, whole=True, left_of=lambda room, first: room - len(first), order=lambda first, rest: first + rest):
+    def pinned_prompt(dialect, pinned, turns, room):
+        from practitioner.chat import prompt
+        if pairs and len(pinned) % 2:
+            raise ValueError("pairs")
+        first = [token for head, body in dialect.conversation(pinned) for token in head + body]
+        head, body = dialect.conversation(turns)[-1]
+        left = left_of(room, first)
+        if fits and len(head) + len(body) + len(dialect.heads[1]) > left:
+            raise ValueError("no room")
+        rest = prompt(dialect, turns, left)
+        if not whole:
+            every = [token for head, body in dialect.conversation(turns) for token in head + body] + list(dialect.heads[1])
+            rest = every[-left:]
+        return order(first, rest)
+    return pinned_prompt
+
+
+def pinned_as_turns(dialect, pinned, turns, room):
+    from practitioner.chat import prompt
+    if len(pinned) % 2:
+        raise ValueError("pairs")
+    return prompt(dialect, [*pinned, *turns], room)
+
+
+def pinned_while_there_is_room(dialect, pinned, turns, room):
+    from practitioner.chat import prompt
+    if len(pinned) % 2:
+        raise ValueError("pairs")
+    first = [token for head, body in dialect.conversation(pinned) for token in head + body]
+    rest = prompt(dialect, turns, room)
+    return first + rest if len(first) + len(rest) <= room else rest
+
+
+PINNED = dict(pinned_any_number=pinned_by(pairs=False), pinned_cuts_the_newest=pinned_by(fits=False), pinned_cuts_the_oldest=pinned_by(whole=False),
+              pinned_beyond_the_room=pinned_by(left_of=lambda room, first: room), pinned_behind=pinned_by(order=lambda first, rest: rest[:-1] + first + rest[-1:]),
+              pinned_one_token_less=pinned_by(left_of=lambda room, first: room - len(first) - 1), pinned_without_the_bot=pinned_by(order=lambda first, rest: first + rest[:-1]))
+for name, function in PINNED.items():
+    function.__name__ = name
+
+
+# 56_chatbot: misses
+
+def misses_by(counted=lambda alarm, row: not alarm(row["text"]), meant=lambda row: row["meant"], every="all", limits=None):
+    def clopper_pearson(k, n):
+        return stats.binomtest(k, n).proportion_ci(0.95, "exact")
+
+    def misses(alarm, rows):
+        found = {}
+        for row in rows:
+            if meant(row):
+                for kind in (row["kind"], every) if every else (row["kind"],):
+                    found.setdefault(kind, []).append(bool(counted(alarm, row)))
+        return {kind: (sum(each), len(each), *map(float, (limits or clopper_pearson)(sum(each), len(each)))) for kind, each in found.items()}
+    return misses
+
+
+MISSES = dict(misses_are_hits=misses_by(lambda alarm, row: alarm(row["text"])), misses_of_all_rows=misses_by(meant=lambda row: True), misses_without_all=misses_by(every=None),
+              misses_by_wilson=misses_by(limits=lambda k, n: stats.binomtest(k, n).proportion_ci(0.95, "wilson")),
+              misses_by_the_normal_law=misses_by(limits=lambda k, n: np.clip(k / n + np.array([-1.96, 1.96]) * np.sqrt(k / n * (1 - k / n) / n), 0, 1)),
+              misses_with_90_percent=misses_by(limits=lambda k, n: stats.binomtest(k, n).proportion_ci(0.9, "exact")),
+              misses_with_one_side=misses_by(limits=lambda k, n: (0.0, stats.binomtest(k, n, alternative="less").proportion_ci(0.95, "exact").high)),
+              misses_without_limits=misses_by(limits=lambda k, n: (k / n, k / n)))
+for name, function in MISSES.items():
+    function.__name__ = name
+
+
+WRONG |= {
+    "56_chatbot: enough": [*ENOUGH.values(), enough_at_every_mark, enough_by_pieces, enough_of_text_alone],
+    "56_chatbot: pinned_prompt": [*PINNED.values(), pinned_as_turns, pinned_while_there_is_room],
+    "56_chatbot: misses": list(MISSES.values()),
 }
 
 
