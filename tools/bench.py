@@ -22,8 +22,9 @@ from practitioner.book import machine, versions, write_atomically  # noqa: E402
 
 FRONT, HEAVIEST = "front page, over the wire", "heaviest page, over the wire"
 TURNS = 6  # how often the group `cache` measures each way
+FIRST, TOKEN = "chat in the page, from Start to the first word", "chat in the page, a token"
 LOOP = "training loop, over forward, backward and step"
-BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, LOOP: 3, "BPE, learn": 60, "BPE, encode a megabyte, all words known": 1}  # s, s, MB, MB, %, s, s
+BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, FIRST: 3, TOKEN: 50, LOOP: 3, "BPE, learn": 60, "BPE, encode a megabyte, all words known": 1}  # s, s, MB, MB, s, ms, %, s, s
 
 
 def best(function, repeat=3):
@@ -138,6 +139,30 @@ def weights():
     with serve(ROOT / "_build" / "html") as address, chromium(program) as browser:
         found = {page: weigh(browser, f"{address}{page}.html") / 1e6 for page in pages}
     return {FRONT: (found[pages[0]], "MB"), HEAVIEST: (max(found.values()), "MB")}
+
+
+def page_chat():
+    """The chat on the front page, in Chromium: from pressing Start to the first word of a reply, the browser's shelf empty; and then a token."""
+    make("book")
+    program, firsts, tokens = find_chromium() or sys.exit(NO_CHROMIUM), [], []
+    settled = "() => document.querySelector('.chat').dataset.state === 'ready'"
+    with serve(ROOT / "_build" / "html") as address, chromium(program) as browser:
+        for _ in range(3):
+            page = browser.new_context().new_page()
+            page.goto(f"{address}book/index.html", wait_until="networkidle")
+            started = time.perf_counter()
+            page.click(".chat-send")
+            page.wait_for_selector(".chat-bot span:not(:empty)")
+            firsts.append(time.perf_counter() - started)
+            for text in "What do you like to do?", "Tell me about your family.", "And what did you eat today?":
+                page.wait_for_function(settled)
+                page.fill(".chat-message", text)
+                started = time.perf_counter()
+                page.press(".chat-message", "Enter")
+                page.wait_for_function(settled)
+                tokens.append((time.perf_counter() - started) / int(page.inner_text(".chat-speed").split()[0]))
+            page.context.close()
+    return {FIRST: (min(firsts), "s"), TOKEN: (1000 * min(tokens), "ms")}
 
 
 def loop():
@@ -503,7 +528,7 @@ def bound(name):
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "lora": lora, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "lora": lora, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights, "page_chat": page_chat}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
     chosen = parser.parse_args().groups or list(groups)
