@@ -141,8 +141,9 @@ def test_a_damaged_table_of_tokens_is_refused(script):
 # The model
 
 def beginnings():
-    """Of 52 conversations the first turn, or the first three of every fourth; and of two more all that there is."""
-    said = [list(conversation.turns[:1 if number % 4 else 3]) for number, conversation in enumerate(load_corpus().test[:52])]
+    """Of 52 conversations with short first turns that turn, or the first three of every eighth; and of two more all that there is."""
+    begun = [conversation.turns for conversation in load_corpus().test if len(conversation.turns[0]) < 50][:52]
+    said = [list(turns[:1 if number % 8 else 3]) for number, turns in enumerate(begun)]
     return said + [sum((list(conversation.turns) for conversation in load_corpus().test[begin:begin + 4]), [])[:61] for begin in (60, 70)]
 
 
@@ -173,18 +174,18 @@ def test_the_likeliest_replies_are_those_of_python_token_by_token(script, python
 TALK = ["Hi! How was your weekend?", "I like cooking. " * 9, "What do you do?  Are you at school?", "word " * 60, "My e-mail is “me@example.org”.", "and so on " * 70, "bye"]
 
 
-@pytest.mark.parametrize("seed, temperature", [(7, 1), (4294967295, 0.7)])
-def test_a_whole_conversation_is_that_of_python_piece_by_piece(script, python, seed, temperature):
+@pytest.mark.parametrize("seed, temperature, count", [(7, 1, 7), (4294967295, 0.7, 3)])
+def test_a_whole_conversation_is_that_of_python_piece_by_piece(script, python, seed, temperature, count):
     """... with the same seed, until the first turns have left, and with what is held back, masked and cut."""
     python.set_temperature(temperature)
     python.reset(seed)
     wanted = []
-    for typed in TALK:
+    for typed in TALK[:count]:
         pieces = list(answer(python, typed))
-        wanted.append(["".join(pieces), python.ended])
+        wanted.append([[piece for piece in pieces if piece], python.ended])
     found = script("""const conversation = new Conversation(model, tokenizer, rules), found = [];
-        for (const typed of given.talk) found.push([[...conversation.answer(rules.asTaught(typed), given.seed, given.temperature)].join(''), conversation.ended]);
-        return [found, conversation.turns]""", {"talk": TALK, "seed": seed, "temperature": temperature})
+        for (const typed of given.talk) found.push([[...conversation.answer(rules.asTaught(typed), given.seed, given.temperature)].filter(Boolean), conversation.ended]);
+        return [found, conversation.turns]""", {"talk": TALK[:count], "seed": seed, "temperature": temperature})
     assert found == [wanted, python.turns]
 
 
@@ -228,9 +229,11 @@ def test_what_looks_drawn_is_what_python_draws(script, rules):
 
 TYPED = ["Hi  there\n\tyou", "don’t “quote” ‘me’", "e\u0301\u200b\u00a0x\u2028y\x00z", "\U0001f469\u200d\U0001f469 ok", "x" * 600, "a " * 400, " \n ", "", "\u0085\ufeff"]
 SAID = ["I want to die", "Sometimes i wanna be dead.", "I've been thinking of SUICIDE", "i'm gonna hurt myself", "I don’t want to live anymore.", "are you a robot?", "What are you?",
-        "Hi! How was your weekend?", "My phone died.", "That joke killed me", "I cut my own hair", "I'd die for some cake", "ich will nicht mehr leben", "不想活了"]
+        "Hi! How was your weekend?", "My phone died.", "That joke killed me", "I cut my own hair", "I'd die for some cake", "ich will nicht mehr leben", "不想活了", "I will hang myself \U0001f600\U0001f600\U0001f600\U0001f600\U0001f600\U0001f600\U0001f600 at the gym"]
 WRITTEN = ["You can write me at a.b@example.org or call 555-123-4567, I am John Quincy Smith and my insta is john_smith9", "see www.example.com/x for 12345678 more, @me too",
-           "that is porn and more", "you could kill yourself today", "I went to the suicide squad film", "plain words and nothing else at all, really nothing", "half \ufffd a letter", "so [name] it is"]
+           "that is porn and more", "you could kill yourself today", "I went to the suicide squad film", "plain words and nothing else at all, really nothing", "half \ufffd a letter", "so [name] it is",
+           "I am my name is Mia Li and that is all that there is to say", "am my name is Mia Li", "it is é@example.org or müller_x, ask abc٣٣ there", "my name is Anna Marië and call me Zoë Anna Maria",
+           "on https://localhost. or 5551234567", "\U0001f600 " * 5 + "my name is Ann Other \U0001f600 then more of it"]
 
 
 def test_the_rules_are_those_of_python(script, rules):
@@ -240,7 +243,7 @@ def test_the_rules_are_those_of_python(script, rules):
     said = [as_taught(text, rules) for text in SAID] + turns
     fixed = [fixed_answer(text, rules) for text in said]
     assert script("return given.map((text) => rules.fixedAnswer(text) ?? null)", said) == [each and each["text"] for each in fixed]
-    assert [each is not None for each in fixed[:len(SAID)]] == [True] * 7 + [False] * 5 + [True] * 2
+    assert [each is not None for each in fixed[:len(SAID)]] == [True] * 7 + [False] * 5 + [True] * 2 + [False]
     texts = WRITTEN + turns
     assert script("return given.map((text) => rules.mask(text))", texts) == [mask(text) for text in texts]
     places = [blocked_at(text.lower(), rules) for text in texts]
@@ -261,17 +264,17 @@ def test_a_phrase_whose_hash_is_listed_is_never_said(script, rules):
 
 @pytest.mark.parametrize("text", WRITTEN)
 def test_what_is_shown_while_a_reply_is_written_is_what_python_shows(script, rules, text):
-    checked, wanted = Checked(rules), []
-    for end in range(1, len(text) + 1, 3):
-        wanted.append("".join(checked.more(text[:end])))
+    checked, wanted, begun = Checked(rules), [], [text[:end] for end in range(1, len(text) + 1, 3)]
+    for written in begun:
+        wanted.append("".join(checked.more(written)))
         if checked.blocked:
             break
     else:
         wanted.append("".join(checked.rest(text)))
     found = script("""const checked = new Checked(rules), found = [];
-        for (let end = 1; end <= given.length && !checked.blocked; end += 3) found.push(checked.more(given.slice(0, end)));
-        if (!checked.blocked) found.push(checked.more(given, true));
-        return [found, checked.blocked]""", text)
+        for (const written of given.begun) if (!checked.blocked) found.push(checked.more(written));
+        if (!checked.blocked) found.push(checked.more(given.text, true));
+        return [found, checked.blocked]""", {"text": text, "begun": begun})
     assert found == [wanted, checked.blocked] and "@" not in "".join(wanted)
 
 

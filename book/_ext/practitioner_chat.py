@@ -14,9 +14,12 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FORM = pathlib.Path(__file__).with_name("chat.html")
 BESIDE = {"tokens": "data/lstm/bpe-4096.json", "behaviour": "data/chat/behaviour.json", "blocked": "data/chat/blocked.json"}
-# What stands there for those who cannot chat is gone as soon as it is read, and comes back where the script cannot be had: in a folder, say.
-GONE = '<script>document.currentScript.previousElementSibling.hidden = "noModule" in HTMLScriptElement.prototype</script>'
-BACK = "document.querySelector('.chat-instead').hidden = false"
+# What stands there for those who cannot chat is gone as soon as it is read, and comes back if no chat has come: of a page in a folder, or in an old browser.
+GONE = """<script>{
+  const instead = document.currentScript.previousElementSibling;
+  instead.hidden = "noModule" in HTMLScriptElement.prototype;
+  addEventListener("load", () => { instead.hidden = !document.querySelector(".chat").hidden; });
+}</script>"""
 
 
 def served(weights):
@@ -49,7 +52,7 @@ class Chat(SphinxDirective):
         root = "../" * self.env.docname.count("/")
         instead = nodes.container(classes=["chat-instead"])
         instead += self.parse_content_to_nodes()
-        parts = f'{GONE}\n{form(served(weights), root)}<script type="module" src="{root}chat/widget.js" onerror="{BACK}"></script>'
+        parts = f'{GONE}\n{form(served(weights), root)}<script type="module" src="{root}chat/widget.js"></script>'
         return [instead, nodes.raw("", parts, format="html")]
 
 

@@ -2,6 +2,8 @@
 
 import { Checked, readable } from "./rules.js";
 
+const CUT = ["longest", "loop", "blocked", "stopped"];                    // replies that did not end themselves
+
 /** A whole number below 2^32, its bits mixed: the last step of MurmurHash3. */
 function mixed(h) {
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
@@ -106,6 +108,11 @@ export class Conversation {
       }
     }
     return "longest";
+  }
+
+  /** What is shown behind an answer that did not end itself. */
+  get mark() {
+    return CUT.includes(this.ended) ? ` ${this.rules.cut_mark}` : "";
   }
 
   /** Yields the answer, piece by piece, as soon as a piece is sure, and keeps it as a turn: also where nobody asks for all of it. */

@@ -15,7 +15,17 @@ export function phraseHash(phrase) {
   return new TextEncoder().encode(phrase).reduce((h, byte) => Math.imul(h ^ byte, 0x01000193) >>> 0, 0x811c9dc5);
 }
 
-const anyOf = (patterns) => new RegExp(patterns.map((pattern) => `(?:${pattern})`).join("|"));
+/** One regular expression for several. It counts whole characters, as Python does. */
+const anyOf = (patterns) => new RegExp(patterns.map((pattern) => `(?:${pattern})`).join("|"), "u");
+
+const LETTER = "\\p{L}\\p{N}_";                                           // Python's \w
+
+/** A pattern of notebook 10, whose letters and digits are Unicode's, as in Python; JavaScript's own are ASCII's. */
+function unicode(pattern) {
+  const edge = `(?:(?<=[${LETTER}])(?![${LETTER}])|(?<![${LETTER}])(?=[${LETTER}]))`;
+  const alone = { "\\w": `[${LETTER}]`, "\\d": "\\p{Nd}", "\\b": edge };
+  return pattern.replace(/(\[[^\]]*\])|\\[wdb]/g, (part, set) => set?.replaceAll("\\w", LETTER).replaceAll("\\d", "\\p{Nd}") ?? alone[part]);
+}
 
 export class Rules {
   /** From what behaviour.json and blocked.json say. */
@@ -23,7 +33,7 @@ export class Rules {
     Object.assign(this, behaviour);
     this.answers = behaviour.answers.map(({ patterns, text }) => ({ text, pattern: anyOf(patterns) }));
     this.neverSaid = anyOf(behaviour.never_said);
-    this.details = behaviour.details.map(({ label, pattern, flags }) => ({ label, pattern: new RegExp(pattern, `g${flags}`) }));
+    this.details = behaviour.details.map(({ label, pattern, flags }) => ({ label, pattern: new RegExp(unicode(pattern), `gu${flags}`) }));
     this.hashes = new Set(blocked.hashes);
     this.longestPhrase = blocked.words;
   }
@@ -75,9 +85,12 @@ export class Checked {
       this.blocked = over = true;
     }
     const masked = this.rules.mask(text), words = masked.split(" ");
-    const sure = words.slice(0, over ? words.length : Math.max(words.length - this.rules.held_words, 0)).join(" ");
-    if (!masked.startsWith(this.shown)) {
+    const sure = words.slice(0, Math.max(words.length - (over ? 0 : this.rules.held_words), 0)).join(" ");
+    if (!masked.startsWith(this.shown)) {                                 // nothing more, then
       this.blocked = true;
+      return "";
+    }
+    if (sure.length <= this.shown.length) {                               // a mask has made it shorter
       return "";
     }
     const piece = sure.slice(this.shown.length);

@@ -1,6 +1,5 @@
 // The chat in the page: what is pressed, said and shown. The model itself is in worker.js. All text is put in as text, never as markup.
 
-const CUT = ["longest", "loop", "blocked", "stopped"];                    // a reply that did not end by itself
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
 /** A worker that is asked a question, and answers it once; what it tells meanwhile goes to `tell`. */
@@ -52,6 +51,7 @@ function setUp(chat) {
     line.className = `chat-${kind}`;
     name.textContent = `${who}: `;
     words.textContent = text;
+    words.dir = "auto";                                                   // Hebrew or Arabic, too
     line.append(name, words);
     log.append(line);
     log.scrollTop = log.scrollHeight;
@@ -100,7 +100,7 @@ function setUp(chat) {
     const started = performance.now();
     let said = "", now;
     try {
-      now = await worker.ask({ hear: text, seed: Math.trunc(Number(seed.value)) >>> 0, temperature: Number(temperature.value) });
+      now = await worker.ask({ hear: text, seed: Number(seed.value), temperature: Number(temperature.value) });
       show("replying");
       for (said = now.text; !now.done && !stopped; said += now.text) {
         coming.words.textContent = said;
@@ -108,12 +108,12 @@ function setUp(chat) {
         now = await worker.ask({ more: true });
       }
       if (stopped) {
-        await worker.ask({ stop: true });
+        now = await worker.ask({ stop: true });
       }
     } finally {
       coming.line.remove();
     }
-    add("Bot", "bot", `${said}${CUT.includes(now.ended) ? " …" : ""}`);
+    add("Bot", "bot", `${said}${now.mark}`);
     speed.textContent = `${now.count} tokens, ${Math.round(1000 * now.count / (performance.now() - started))} in a second`;
   }
 
@@ -127,7 +127,7 @@ function setUp(chat) {
         await worker.ask({ begin: files });
         log.replaceChildren();                                            // what a worker before this one heard, it does not know
       }
-      const fixed = text && (await worker.ask({ fixed: text })).text;
+      const { empty, fixed } = await worker.ask({ read: text });
       if (fixed) {
         add("You", "person", text);
         addFixed(fixed);
@@ -135,7 +135,7 @@ function setUp(chat) {
         if (!worker.loaded) {
           await load();
         }
-        if (text) {
+        if (!empty) {
           add("You", "person", text);
           await answer(text);
           say("");
@@ -152,8 +152,12 @@ function setUp(chat) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const text = message.value.trim();
-    if (busy || (worker?.loaded && !text)) {
+    const text = message.value;
+    if (busy) {
+      return;
+    }
+    if (!seed.checkValidity()) {
+      say(`A seed is a whole number from 0 to ${seed.max}.`, true);
       return;
     }
     message.value = "";
@@ -162,15 +166,16 @@ function setUp(chat) {
     }
     talk = hear(text);
   });
-  stop.addEventListener("click", () => { stopped = true; });
-  chat.addEventListener("keydown", ({ key }) => { stopped ||= key === "Escape"; });
+  const halt = () => { stopped ||= chat.dataset.state === "replying"; };
+  stop.addEventListener("click", halt);
+  chat.addEventListener("keydown", ({ key }) => key === "Escape" && halt());
   reset.addEventListener("click", async () => {
     stopped = true;
     await talk;
     await worker?.ask({ reset: true });
     log.replaceChildren();
     speed.textContent = "";
-    seed.value = Number(seed.value) + 1;
+    seed.value = (Number(seed.value) + 1) % 2 ** 32;
     say("A new conversation, with the next seed.");
   });
   temperature.addEventListener("input", () => { temperature.nextElementSibling.value = temperature.value; });

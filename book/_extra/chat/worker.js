@@ -1,6 +1,7 @@
 // The model at work beside the page, so that the page stays awake: fetches and keeps the files, and answers one question at a time.
-// { begin: files } → {}      { fixed: typed } → { text }, if something is said without the model      { load } → { have, all } now and then, { ready }
-// { hear: typed, seed, temperature } or { more } → { text, done, ended, count }, the next piece of the answer      { stop } or { reset } → {}
+// { begin: files } → {}      { read: typed } → { empty, fixed }: whether nothing is left of it, and what is said without the model, if anything
+// { load } → { have } now and then, {}      { hear: typed, seed, temperature } or { more } → { text, done, mark, count }, the next piece of the answer
+// { stop } → { mark, count }      { reset } → {}
 // What goes wrong is answered with { failed }, a sentence for the reader.
 
 import { Conversation } from "./chat.js";
@@ -22,18 +23,15 @@ async function isWhole(bytes, { bytes: size, sha256 }) {
 
 /** The bytes of a response, which are told to `got` as they come. */
 async function download(url, size, got) {
-  let response;
-  try {
-    response = await fetch(url);
-  } catch {
-    throw new Error("The model could not be fetched. Is there a connection?");
-  }
+  const lost = () => { throw new Error("The model could not be fetched. Is there a connection?"); };
+  const response = await fetch(url).catch(lost);
   if (!response.ok) {
     throw new Error(`The model could not be fetched: the server says ${response.status}.`);
   }
   const bytes = new Uint8Array(size), reader = response.body.getReader();
   let have = 0;
-  for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
+  const next = () => reader.read().catch(lost);                           // the connection may break at any time
+  for (let { done, value } = await next(); !done; { done, value } = await next()) {
     if (have + value.length > size) {
       throw new Error("The model's file is damaged: it is too long.");
     }
@@ -44,11 +42,14 @@ async function download(url, size, got) {
   return bytes.subarray(0, have).slice().buffer;
 }
 
+/** Where the browser keeps files for the next time; undefined where it keeps none: without https, or if it was told so. */
+const openShelf = async () => self.caches?.open(SHELF).catch(() => undefined);
+
 /** A file from the browser's own shelf, or else from the server, and then kept. Its address has its content's hash, so that no old one is taken. */
 async function fetchKept(file, got) {
   const { url, bytes: size } = file;
-  const shelf = await self.caches?.open(SHELF).catch(() => undefined);
-  const kept = await (await shelf?.match(url))?.arrayBuffer();
+  const shelf = await openShelf();
+  const kept = await shelf?.match(url).then((found) => found?.arrayBuffer()).catch(() => undefined);
   if (kept && await isWhole(kept, file)) {
     got(size);
     return kept;
@@ -63,7 +64,7 @@ async function fetchKept(file, got) {
 
 /** Off the shelf with what this page does not use any more. */
 async function clearShelf(urls) {
-  const shelf = await self.caches?.open(SHELF).catch(() => undefined);
+  const shelf = await openShelf();
   for (const request of await shelf?.keys() ?? []) {
     if (!urls.includes(request.url)) {
       await shelf.delete(request);
@@ -80,18 +81,20 @@ async function learnRules() {
 }
 
 async function load(tell) {
-  const wanted = [files.tokens, files.weights], all = files.tokens.bytes + files.weights.bytes;
+  const wanted = [files.tokens, files.weights];
   let have = 0;
-  const got = (count) => tell({ have: have += count, all });
+  const got = (count) => tell({ have: have += count });
   const [tokens, weights] = await Promise.all(wanted.map((file) => fetchKept(file, got)));
   conversation = new Conversation(new Model(weights), new Tokenizer(parsed(tokens)), rules);
-  await clearShelf(Object.values(files).map(({ url }) => url));
-  return { ready: true };
+  await clearShelf(Object.values(files).map(({ url }) => url)).catch(() => undefined);
+  return {};
 }
+
+const told = () => ({ mark: conversation.mark, count: conversation.count });
 
 function more() {
   const { value: text = "", done } = answer.next();
-  return { text, done, ended: conversation.ended, count: conversation.count };
+  return { text, done, ...told() };
 }
 
 const DO = {
@@ -100,7 +103,10 @@ const DO = {
     await learnRules();
     return {};
   },
-  fixed: ({ fixed }) => ({ text: rules.fixedAnswer(rules.asTaught(fixed)) }),
+  read({ read }) {
+    const said = rules.asTaught(read);
+    return { empty: said === "", fixed: rules.fixedAnswer(said) };
+  },
   load: (_, tell) => load(tell),
   hear({ hear, seed, temperature }) {
     answer = conversation.answer(rules.asTaught(hear), seed, temperature);
@@ -108,19 +114,27 @@ const DO = {
   },
   more,
   stop() {
-    answer?.return();
-    return {};
+    answer.return();
+    return told();
   },
   reset() {
-    answer?.return();
-    conversation.turns = [];
+    if (conversation) {
+      conversation.turns = [];
+    }
     return {};
   },
 };
 
 /** An error in words for the reader. */
-const sentence = (error) => (error instanceof RangeError && /alloc|memory|length/i.test(error.message)
-  ? "This browser has no memory left for the model." : error.message);
+function sentence(error) {
+  if (error instanceof RangeError && /alloc|memory|length/i.test(error.message)) {
+    return "This browser has no memory left for the model.";
+  }
+  if (error instanceof SyntaxError) {                                     // of a pattern: of a file the hash would have told
+    return "This browser is too old for the chat.";
+  }
+  return error.message;
+}
 
 self.onmessage = async ({ data: { id, ...question } }) => {
   const tell = (news) => self.postMessage({ ...news, id });
