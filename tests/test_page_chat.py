@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import yaml
 from browser import serve
 from bs4 import BeautifulSoup
-from practitioner_chat import BESIDE, form, served
+from practitioner_chat import BESIDE, Chat, form, served
 from tokenizers import Tokenizer
 
 from practitioner.chat import prompt
@@ -21,7 +22,7 @@ from practitioner.corpus import load_corpus, mask
 from practitioner.recipe import DecoderLM, Recipe
 from practitioner.sampling import Decoding
 from practitioner.scaling import load_quantised, save_quantised
-from test_site import browser, build, copy_sources, parse, ROOT, site, violations  # noqa: F401
+from test_site import browser, parse, ROOT, site, violations  # noqa: F401
 
 WEIGHTS = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]["chat_weights"]
 SCRIPTS = ROOT / "book" / "_extra" / "chat"
@@ -158,7 +159,7 @@ def test_the_model_is_given_the_same_to_read(script, python):
 def test_the_likeliest_replies_are_those_of_python_token_by_token(script, python):
     """... over more than 50 conversations."""
     python.set_temperature(0)
-    begun, wanted = beginnings(), []
+    begun, wanted = beginnings()[:-1], []
     python.rules["longest_reply"], longest = SHORT, python.rules["longest_reply"]
     for turns in begun:
         wanted.append([])
@@ -312,8 +313,23 @@ def test_numbers_that_are_none_are_noticed(script):
 
 # The page
 
+ERRORS = []  # of scripts, which nobody caught
+
+
+@pytest.fixture(autouse=True)
+def no_errors():
+    """What a script of a page throws, and nobody catches, fails the test."""
+    ERRORS.clear()
+    yield
+    assert not ERRORS
+
+
+LINES = ".chat-log p:not(.chat-note)"
+
+
 def start(browser, address, **options):  # noqa: F811
     page = browser.new_context(**options).new_page()
+    page.on("pageerror", lambda error: ERRORS.append(str(error)))
     page.goto(address)
     page.wait_for_selector("section.chat:not([hidden])")
     return page
@@ -325,7 +341,7 @@ def talk(page, text=None):
         page.fill(".chat-message", text)
     page.press(".chat-message", "Enter")
     page.wait_for_function("() => ['ready', 'new'].includes(document.querySelector('.chat').dataset.state)")
-    return page.locator(".chat-log p").last.inner_text() if page.locator(".chat-log p").count() else ""
+    return page.locator(LINES).last.inner_text() if page.locator(LINES).count() else ""
 
 
 INJECTED = ("<img src=x onerror='alert()'>", "</span><script>alert()</script>", "<b onclick=1>bold</b> & &lt;i&gt;", "javascript:alert()", "${alert()}")
@@ -388,12 +404,22 @@ def test_a_file_damaged_on_its_way_is_noticed(browser, hostile, change):  # noqa
     page.context.close()
 
 
+def changed(name, old, new):
+    """A script in which something is otherwise."""
+    script = (SCRIPTS / name).read_text(encoding="utf-8")
+    assert old in script
+    return script.replace(old, new)
+
+
 CANNOT = {"no workers": (lambda page: page.add_init_script("delete window.Worker"), "it has no workers"),
           "workers without modules": (lambda page: page.route("**/worker.js", lambda route: route.fulfill(content_type="text/javascript", body="import('./x' +)")), "cannot run in this browser"),
+          "too old": (lambda page: page.route("**/rules.js", lambda route: route.fulfill(content_type="text/javascript", body=changed("rules.js", '"u");', '"uu");'))), "too old"),
+          "a broken connection": (lambda page: page.route("**/worker.js", lambda route: route.fulfill(content_type="text/javascript", body=changed(
+              "worker.js", "reader.read()", "(have ? Promise.reject(new TypeError('network error')) : reader.read())"))), "could not be fetched"),
           "no script": (lambda page: page.route("**/worker.js", lambda route: route.abort()), "cannot run in this browser"),
           "no connection": (lambda page: page.route("**/*.safetensors", lambda route: route.abort()), "could not be fetched"),
           "no memory": (lambda page: page.route("**/model.js", lambda route: route.fulfill(
-              content_type="text/javascript", body=(SCRIPTS / "model.js").read_text(encoding="utf-8").replace("new Float32Array(T * n)", "new Float32Array(2 ** 52)"))), "no memory")}
+              content_type="text/javascript", body=changed("model.js", "new Float32Array(T * n)", "new Float32Array(2 ** 52)"))), "no memory")}
 
 
 @pytest.mark.parametrize("what", CANNOT)
@@ -405,6 +431,31 @@ def test_where_it_cannot_run_it_says_so(browser, hostile, what):  # noqa: F811
     page.wait_for_selector("section.chat:not([hidden])")
     line = page.input_value(".chat-message")
     assert talk(page) == "" and words in page.inner_text(".chat-failed") and page.input_value(".chat-message") == line
+    page.context.close()
+
+
+@pytest.mark.parametrize("spoil", ["delete self.caches;", "caches.open = () => Promise.reject(new DOMException('no', 'SecurityError'));",
+                                   "Cache.prototype.put = () => Promise.reject(new DOMException('full', 'QuotaExceededError'));", "for (const name of ['match', 'keys']) Cache.prototype[name] = () => Promise.reject(new Error('lost'));"])
+def test_it_runs_where_nothing_can_be_kept(browser, hostile, spoil):  # noqa: F811
+    page = browser.new_context().new_page()
+    page.route("**/worker.js", lambda route: route.fulfill(content_type="text/javascript", body=changed("worker.js", "const SHELF", f"{spoil}const SHELF")))
+    page.goto(hostile[0])
+    assert talk(page) == f"Bot: {ATTACK}"
+    page.context.close()
+
+
+def test_what_cannot_be_a_message_or_a_seed(browser, hostile, rules):  # noqa: F811
+    """Nothing but what cannot be seen is no message; a seed is a whole number, and after the last comes the first; Start twice is Start."""
+    page = start(browser, hostile[0])
+    page.evaluate("for (const form of [document.querySelector('form'), document.querySelector('form')]) form.requestSubmit()")
+    assert talk(page, "\u200b \u2060") == f"Bot: {ATTACK}" and page.locator(LINES).count() == 2
+    for seed in "", "-1", "0.5", "4294967296":
+        page.evaluate("(seed) => { document.querySelector('.chat-seed').value = seed }", seed)
+        assert talk(page, "Hello") == f"Bot: {ATTACK}" and page.locator(LINES).count() == 2 and "from 0 to 4294967295" in page.inner_text(".chat-failed")
+    page.evaluate("(seed) => { document.querySelector('.chat-seed').value = seed }", str(rules["seed"]["most"]))
+    assert talk(page) == f"Bot: {ATTACK}" and page.locator(LINES).count() == 4 and page.locator(".chat-failed").count() == 0
+    page.click(".chat-reset")
+    page.wait_for_function("document.querySelector('.chat-seed').value === '0'")
     page.context.close()
 
 
@@ -453,7 +504,7 @@ def test_a_reply_ends_at_the_longest_when_it_is_stopped_and_when_all_is_reset(br
     page.fill(".chat-message", "again")
     page.press(".chat-message", "Enter")
     page.wait_for_function("document.querySelector('.chat-status').textContent.startsWith('A new conversation')")
-    assert page.locator(".chat-log p").count() == 0 and page.input_value(".chat-seed") == "2"
+    assert page.locator(LINES).count() == 0 and page.input_value(".chat-seed") == "2"
     assert talk(page, "again") == whole
     page.context.close()
 
@@ -479,7 +530,9 @@ def test_who_speaks_of_harming_themselves_is_pointed_to_people(browser, hostile)
     assert said.startswith("Bot: ") and "emergency number" in said and page.get_attribute(".chat-fixed a", "href").startswith("https://")
     assert page.get_attribute(".chat", "data-state") == "new"  # no model was asked, or even fetched
     assert not page.evaluate("caches.open('practitioner-chat').then((shelf) => shelf.keys()).then((keys) => keys.filter(({url}) => /weights/.test(url)).length)")
-    assert talk(page, "Hello") == f"Bot: {ATTACK}" and page.locator(".chat-log p").count() == 4
+    page.click(".chat-reset")
+    page.wait_for_function("document.querySelector('.chat-status').textContent.startsWith('A new conversation')")
+    assert talk(page, "Hello") == f"Bot: {ATTACK}" and page.locator(LINES).count() == 2
     page.context.close()
 
 
@@ -586,10 +639,7 @@ def test_the_site_has_the_weights_of_the_setting_and_no_others(site):  # noqa: F
     assert loaded == [site / "book" / "index.html"]
 
 
-def test_a_setting_without_a_file_fails_the_build(tmp_path):
-    folder = copy_sources(tmp_path, [])
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/index\n", encoding="utf-8")
-    config = folder / "_config.yml"
-    config.write_text(config.read_text(encoding="utf-8").replace(f"chat_weights: {WEIGHTS}", "chat_weights: data/none.safetensors"), encoding="utf-8")
-    done = build(folder)
-    assert done.returncode != 0 and "there is no data/none.safetensors" in done.stdout
+def test_a_setting_without_a_file_is_an_error():
+    env = SimpleNamespace(docname="book/index", note_dependency=lambda name: None)
+    with pytest.raises(ValueError, match="there is no data/none.safetensors"):
+        Chat.run(SimpleNamespace(config=SimpleNamespace(chat_weights="data/none.safetensors"), env=env, error=ValueError))

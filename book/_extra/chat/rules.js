@@ -90,10 +90,7 @@ export class Checked {
       this.blocked = true;
       return "";
     }
-    if (sure.length <= this.shown.length) {                               // a mask has made it shorter
-      return "";
-    }
-    const piece = sure.slice(this.shown.length);
+    const piece = sure.slice(this.shown.length);                          // nothing yet, where a mask has made it shorter
     this.shown += piece;
     return piece;
   }

@@ -58,6 +58,11 @@ function setUp(chat) {
     return { line, words };
   }
 
+  /** Nothing is left but the note that stands there from the beginning. */
+  function clear() {
+    log.querySelectorAll("p:not(.chat-note)").forEach((line) => line.remove());
+  }
+
   /** What is said without the model, our own words; an address in them becomes a link. */
   function addFixed(text) {
     const { words } = add("Bot", "fixed", "");
@@ -125,7 +130,7 @@ function setUp(chat) {
       if (!worker) {
         worker = startWorker();
         await worker.ask({ begin: files });
-        log.replaceChildren();                                            // what a worker before this one heard, it does not know
+        clear();                                                          // what a worker before this one heard, it does not know
       }
       const { empty, fixed } = await worker.ask({ read: text });
       if (fixed) {
@@ -173,7 +178,7 @@ function setUp(chat) {
     stopped = true;
     await talk;
     await worker?.ask({ reset: true });
-    log.replaceChildren();
+    clear();
     speed.textContent = "";
     seed.value = (Number(seed.value) + 1) % 2 ** 32;
     say("A new conversation, with the next seed.");
