@@ -165,6 +165,12 @@ def page_chat():
     return {FIRST: (min(firsts), "s"), TOKEN: (1000 * min(tokens), "ms")}
 
 
+def runtimes(web):
+    """The chat's model in the page's own JavaScript and in onnxruntime-web."""
+    from runtimes import compare
+    return compare(web)
+
+
 def loop():
     """What the training loop adds to forward, backward and step, in % of their time, for a model of a million parameters.
 
@@ -531,7 +537,12 @@ def main():
     groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "lora": lora, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights, "page_chat": page_chat}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
-    chosen = parser.parse_args().groups or list(groups)
+    parser.add_argument("--onnxruntime-web", type=pathlib.Path, metavar="FOLDER", help="its folder `dist`, as npm installs it: compares it with the chat in the page, as the group `runtimes`; "
+                        "needs onnx, onnxscript and onnxruntime, which the book does not")
+    options = parser.parse_args()
+    if options.onnxruntime_web:
+        groups["runtimes"] = lambda: runtimes(options.onnxruntime_web)
+    chosen = options.groups or list(groups)
     if unknown := set(chosen) - set(groups):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(groups)}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
@@ -542,13 +553,13 @@ def main():
     broken = []
     for group in chosen:
         found = groups[group]()
-        for name, (value, unit) in found.items():
+        for name, (value, unit, *more) in found.items():     # more: versions of what only this group uses
             exact = isinstance(value, int)
             print(f"{name:40} {value if exact else format(value, '.3g'):>8} {unit}", flush=True)
             if value >= bound(name):
                 broken.append(f"{name}: {value:.3g} {unit}, where the book promises less than {bound(name)}")
                 continue
-            speeds[name] = {"value": value if exact else float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions()}
+            speeds[name] = {"value": value if exact else float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions() | dict(*more)}
     write_atomically(file, json.dumps(speeds, indent=1, sort_keys=True) + "\n")
     sys.exit("\n".join(broken) or None)
 
