@@ -11,7 +11,7 @@ from browser import NO_CHROMIUM  # noqa: E402
 from serve import NO_SERVER  # noqa: E402
 
 
-LONGEST = [f"test_{name}.py" for name in ("pdf", "course", "site", "diagnostics", "experiments", "fork", "strict", "workflows", "reader", "corpus", "compression", "exercises")]
+LONGEST = [f"test_{name}.py" for name in ("pdf", "course", "site", "diagnostics", "experiments", "fork", "strict", "workflows", "reader", "corpus", "compression", "exercises", "page_chat")]
 
 
 @pytest.hookimpl(trylast=True)

@@ -22,8 +22,9 @@ from practitioner.book import machine, versions, write_atomically  # noqa: E402
 
 FRONT, HEAVIEST = "front page, over the wire", "heaviest page, over the wire"
 TURNS = 6  # how often the group `cache` measures each way
+FIRST, TOKEN = "chat in the page, from Start to the first word", "chat in the page, a token"
 LOOP = "training loop, over forward, backward and step"
-BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, LOOP: 3, "BPE, learn": 60, "BPE, encode a megabyte, all words known": 1}  # s, s, MB, MB, %, s, s
+BOUNDS = {"pages, from a clean tree": 60, "pages, nothing changed": 5, FRONT: 1, HEAVIEST: 3, FIRST: 3, TOKEN: 50, LOOP: 3, "BPE, learn": 60, "BPE, encode a megabyte, all words known": 1}  # s, s, MB, MB, s, ms, %, s, s
 
 
 def best(function, repeat=3):
@@ -138,6 +139,36 @@ def weights():
     with serve(ROOT / "_build" / "html") as address, chromium(program) as browser:
         found = {page: weigh(browser, f"{address}{page}.html") / 1e6 for page in pages}
     return {FRONT: (found[pages[0]], "MB"), HEAVIEST: (max(found.values()), "MB")}
+
+
+def page_chat():
+    """The chat on the front page, in Chromium: from pressing Start to the first word of a reply, the browser's shelf empty; and then a token."""
+    make("book")
+    program, firsts, tokens = find_chromium() or sys.exit(NO_CHROMIUM), [], []
+    settled = "() => document.querySelector('.chat').dataset.state === 'ready'"
+    with serve(ROOT / "_build" / "html") as address, chromium(program) as browser:
+        for _ in range(3):
+            page = browser.new_context().new_page()
+            page.goto(f"{address}book/index.html", wait_until="networkidle")
+            started = time.perf_counter()
+            page.click(".chat-send")
+            page.wait_for_selector(".chat-bot span:not(:empty)")
+            firsts.append(time.perf_counter() - started)
+            for text in "What do you like to do?", "Tell me about your family.", "And what did you eat today?":
+                page.wait_for_function(settled)
+                page.fill(".chat-message", text)
+                started = time.perf_counter()
+                page.press(".chat-message", "Enter")
+                page.wait_for_function(settled)
+                tokens.append((time.perf_counter() - started) / int(page.inner_text(".chat-speed").split()[0]))
+            page.context.close()
+    return {FIRST: (min(firsts), "s"), TOKEN: (1000 * min(tokens), "ms")}
+
+
+def runtimes(web):
+    """The chat's model in the page's own JavaScript and in onnxruntime-web."""
+    from runtimes import compare
+    return compare(web)
 
 
 def loop():
@@ -503,10 +534,15 @@ def bound(name):
 
 
 def main():
-    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "lora": lora, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights}
+    groups = {"corpus": corpus, "huffman": huffman, "ngrams": ngrams, "loop": loop, "lstm": lstm, "gpt": gpt, "recipe": recipe, "attention": attention, "cache": cache, "lora": lora, "tokens": tokens, "compressors": compressors, "book": book, "pdf": pdf, "weights": weights, "page_chat": page_chat}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(groups)}; without any, all of them")
-    chosen = parser.parse_args().groups or list(groups)
+    parser.add_argument("--onnxruntime-web", type=pathlib.Path, metavar="FOLDER", help="its folder `dist`, as npm installs it: compares it with the chat in the page, as the group `runtimes`; "
+                        "needs onnx, onnxscript and onnxruntime, which the book does not")
+    options = parser.parse_args()
+    if options.onnxruntime_web:
+        groups["runtimes"] = lambda: runtimes(options.onnxruntime_web)
+    chosen = options.groups or list(groups)
     if unknown := set(chosen) - set(groups):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(groups)}")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0
@@ -517,13 +553,13 @@ def main():
     broken = []
     for group in chosen:
         found = groups[group]()
-        for name, (value, unit) in found.items():
+        for name, (value, unit, *more) in found.items():     # more: versions of what only this group uses
             exact = isinstance(value, int)
             print(f"{name:40} {value if exact else format(value, '.3g'):>8} {unit}", flush=True)
             if value >= bound(name):
                 broken.append(f"{name}: {value:.3g} {unit}, where the book promises less than {bound(name)}")
                 continue
-            speeds[name] = {"value": value if exact else float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions()}
+            speeds[name] = {"value": value if exact else float(f"{value:.3g}"), "unit": unit, "date": str(datetime.date.today()), "machine": machine(), "versions": versions() | dict(*more)}
     write_atomically(file, json.dumps(speeds, indent=1, sort_keys=True) + "\n")
     sys.exit("\n".join(broken) or None)
 

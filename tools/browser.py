@@ -31,7 +31,12 @@ def chromium(program):
 
 class Pages(http.server.SimpleHTTPRequestHandler):
     """Files as GitHub Pages serves them: the site lies in a folder `prefix`, and 404.html answers for what is missing."""
-    prefix = "/"
+    prefix, more = "/", {}  # more: headers
+
+    def end_headers(self):
+        for name, value in self.more.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def translate_path(self, path):
         inside = path.startswith(self.prefix)
@@ -53,9 +58,9 @@ class Pages(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(folder, prefix="/"):
-    """The folder over http on this machine; the address that it is at."""
-    handler = functools.partial(type("Site", (Pages,), {"prefix": prefix}), directory=str(folder))
+def serve(folder, prefix="/", headers=None):
+    """The folder over http on this machine, with some headers more; the address that it is at."""
+    handler = functools.partial(type("Site", (Pages,), {"prefix": prefix, "more": headers or {}}), directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
