@@ -960,6 +960,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'practitioner.tokens.next_token_probabilities': ( 'tokens.html#next_token_probabilities',
                                                                                        'practitioner/tokens.py'),
                                      'practitioner.tokens.preceding': ('tokens.html#preceding', 'practitioner/tokens.py'),
+                                     'practitioner.tokens.show_boxes': ('tokens.html#show_boxes', 'practitioner/tokens.py'),
                                      'practitioner.tokens.show_tokens': ('tokens.html#show_tokens', 'practitioner/tokens.py'),
                                      'practitioner.tokens.sorted_windows': ('tokens.html#sorted_windows', 'practitioner/tokens.py'),
                                      'practitioner.tokens.spell': ('tokens.html#spell', 'practitioner/tokens.py'),
