@@ -122,6 +122,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'practitioner.chat.surprises': ('chat.html#surprises', 'practitioner/chat.py'),
                                    'practitioner.chat.template': ('chat.html#template', 'practitioner/chat.py'),
                                    'practitioner.chat.windows': ('chat.html#windows', 'practitioner/chat.py'),
+                                   'practitioner.chat.with_roles': ('chat.html#with_roles', 'practitioner/chat.py'),
                                    'practitioner.chat.with_tokens_like': ('chat.html#with_tokens_like', 'practitioner/chat.py'),
                                    'practitioner.chat.word_f1': ('chat.html#word_f1', 'practitioner/chat.py'),
                                    'practitioner.chat.words': ('chat.html#words', 'practitioner/chat.py')},
