@@ -117,6 +117,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'practitioner.chat.readings': ('chat.html#readings', 'practitioner/chat.py'),
                                    'practitioner.chat.reply': ('chat.html#reply', 'practitioner/chat.py'),
                                    'practitioner.chat.reply_bits': ('chat.html#reply_bits', 'practitioner/chat.py'),
+                                   'practitioner.chat.reply_sizes': ('chat.html#reply_sizes', 'practitioner/chat.py'),
                                    'practitioner.chat.seen_apart': ('chat.html#seen_apart', 'practitioner/chat.py'),
                                    'practitioner.chat.shorter': ('chat.html#shorter', 'practitioner/chat.py'),
                                    'practitioner.chat.surprises': ('chat.html#surprises', 'practitioner/chat.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['JINJA', 'Dialect', 'in_letters', 'as_typed', 'with_roles', 'template', 'shorter', 'windows', 'readings', 'packed',
-           'Dialogues', 'seen_apart', 'chat_loss', 'with_tokens_like', 'begin_chat', 'surprises', 'reply_bits',
-           'prompt', 'reply', 'candidate_bits', 'words', 'word_f1', 'distinct', 'blind_sheet', 'count_votes',
-           'gpt_for_chat', 'as_messages']
+           'Dialogues', 'seen_apart', 'chat_loss', 'with_tokens_like', 'begin_chat', 'surprises', 'reply_sizes',
+           'reply_bits', 'prompt', 'reply', 'candidate_bits', 'words', 'word_f1', 'distinct', 'blind_sheet',
+           'count_votes', 'gpt_for_chat', 'as_messages']
 
 # %% ../notebooks/52_chat.ipynb #f7fdf9c1
 from dataclasses import dataclass
@@ -252,12 +252,21 @@ def surprises(model, parts, batch_size=16):
 # %% ../notebooks/52_chat.ipynb #1843c5a2
 from .network import evaluating
 
+def reply_sizes(conversations, everything=False):
+    """The bytes of the bot's turns in each conversation, lists of texts: int64 (N,).
+
+    Each turn is its text in UTF-8, and an end that counts as one byte. everything: of the
+    person's turns, too."""
+    chosen = slice(None) if everything else slice(1, None, 2)
+    return np.array([sum(len(text.encode()) + 1 for text in turns[chosen])
+                     for turns in conversations], np.int64)
+
 def reply_bits(model, dialect, conversations):
     """What the bot's turns cost in each conversation, given all before them that fits.
 
     conversations: lists of texts. Returns bits, bytes and tokens, an array (N,) each. Each
-    reply is its text and its end, which counts as one byte: as a line with its break. Of
-    the window before, whole turns of at most half a context are seen again."""
+    reply is its text and its end, in bytes as by `reply_sizes`. Of the window before, whole
+    turns of at most half a context are seen again."""
     parts, owner = [], []
     for number, turns in enumerate(conversations):
         longest = model.context + 1
@@ -266,8 +275,8 @@ def reply_bits(model, dialect, conversations):
     with evaluating(model):
         bits = surprises(model, parts)
     sums = lambda values: np.bincount(owner, values, len(conversations))
-    sizes = [sum(len(text.encode()) + 1 for text in turns[1::2]) for turns in conversations]
-    return sums(bits), np.array(sizes), sums([counted.sum() for _, counted in parts])
+    tokens = [counted.sum() for _, counted in parts]
+    return sums(bits), reply_sizes(conversations), sums(tokens)
 
 # %% ../notebooks/52_chat.ipynb #680cd608
 def prompt(dialect, turns, room):

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from practitioner.chat import (as_messages, as_typed, blind_sheet, candidate_bits, chat_loss, count_votes, Dialogues, distinct, gpt_for_chat, in_letters,
-                               packed, prompt, readings, reply, reply_bits, seen_apart, shorter, template, windows, with_tokens_like, word_f1)
+                               packed, prompt, readings, reply, reply_bits, reply_sizes, seen_apart, shorter, template, windows, with_tokens_like, word_f1)
 from practitioner.gpt import GPT, GPTConfig, louder
 from practitioner.recipe import DecoderLM, QWEN3, Recipe
 
@@ -187,6 +187,11 @@ def test_reply_bits_are_those_of_each_token_alone():
         by_bot = token == 4097 or by_bot and token not in (4096, 4098)
     assert bits[0] == pytest.approx(sum(costs), abs=1e-3) and counts[0] == len(costs)
     assert sizes.tolist() == [len(TALK[1]) + len(TALK[3]) + 2, len(TALK[1]) + 1] and 0 < bits[1] < bits[0]
+
+
+def test_the_size_of_a_turn_is_its_bytes_and_one_for_its_end():
+    assert reply_sizes([("Hi!", "é", "?", ""), ("Hi!",)]).tolist() == [4, 0] and reply_sizes([("Hi!", "é", "?", ""), ("Hi!",)], everything=True).tolist() == [10, 4]
+    assert reply_sizes([]).dtype == np.int64
 
 
 def test_every_reply_of_a_long_conversation_is_judged():

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save as as_safetensors
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import per_conversation, write_atomically  # noqa: E402
-from practitioner.chat import as_typed, begin_chat, chat_loss, Dialogues, in_letters, reply_bits, template  # noqa: E402
+from practitioner.chat import as_typed, begin_chat, chat_loss, Dialogues, reply_bits, reply_sizes, template  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
-from practitioner.experiments import accelerators, begin, digest_of, git, seed_everything, train  # noqa: E402
+from practitioner.experiments import accelerators, begin, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lora import adapter_loss, adapter_state, low_rank, with_lora  # noqa: E402
@@ -342,9 +342,9 @@ def chat(settings, own, sizes):
     chosen = np.random.default_rng(settings["seed"]).permutation(len(every))[:settings["conversations"]]
     turns = [every[place].turns for place in chosen]
     model = begin_chat(load_quantised(BASES[settings["base"]]), tokenizer) if settings["base"] else DecoderLM(Recipe(vocab_size=dialect.vocab_size, **settings["model"]))
-    batches = Dialogues([dialect.conversation(each) for each in turns], model.context, settings["rows"], settings["seed"], settings["everything"])
-    replies = [[dialect.turn(place, text)[1] for place, text in enumerate(each) if place % 2 or settings["everything"]] for each in turns]
-    bytes_of = [sum(len(text.encode()) + 1 for place, text in enumerate(each) if place % 2 or settings["everything"]) for each in turns]
+    conversations, everything = [dialect.conversation(each) for each in turns], settings["everything"]
+    batches = Dialogues(conversations, model.context, settings["rows"], settings["seed"], everything)
+    counted = sum(len(body) for each in conversations for place, (_, body) in enumerate(each) if place % 2 or everything)
 
     optimizer, loss = optimizer_of(model, settings), chat_loss
     if settings.get("lora"):
@@ -358,7 +358,7 @@ def chat(settings, own, sizes):
         return bits.sum() / sizes.sum()
 
     return Program(model, model, batches, optimizer, loss, schedule_of(settings), bits_of_replies, settings.get("series", "chat"),
-                   per_byte=sum(len(body) for each in replies for body in each) / sum(bytes_of))
+                   per_byte=counted / reply_sizes(turns, everything).sum())
 
 
 PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt, "chat": chat}
