@@ -141,7 +141,6 @@ def packed(lengths, room):
     return rows
 
 # %% ../notebooks/52_chat.ipynb #b262afdf
-import numpy as np
 import torch
 
 class Dialogues:
@@ -151,7 +150,7 @@ class Dialogues:
     tokens, int64; whose they are, the number of the window in its row, −1 where the row is
     filled up; and whether they count. conversations: as `Dialect.conversation` gives them.
     Rows that fill no last batch are left out, others in each epoch. Raises ValueError
-    where there is not one batch."""
+    where there is not one batch, and for a step below 0."""
     def __init__(self, conversations, length, batch_size, seed=0, everything=False):
         parts = [part for turns in conversations
                  for part in readings(turns, length + 1, everything=everything)]
@@ -168,11 +167,16 @@ class Dialogues:
         self.per_epoch = len(rows) // max(batch_size, 1)
         if self.per_epoch < 1 or batch_size < 1:
             raise ValueError(f"{len(rows)} rows are not one batch of {batch_size}")
+        self._epoch = None
 
     def __call__(self, step):
+        if step < 0:
+            raise ValueError(f"steps are counted from 0: not {step}")
         epoch, place = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.tokens))
-        chosen = order[place * self.batch_size:(place + 1) * self.batch_size]
+        if self._epoch != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            self._order, self._epoch = rng.permutation(len(self.tokens)), epoch
+        chosen = self._order[place * self.batch_size:(place + 1) * self.batch_size]
         return tuple(torch.from_numpy(part[chosen])
                      for part in (self.tokens, self.whose, self.counted))
 
@@ -353,8 +357,6 @@ def distinct(texts, n):
     return len(set(every)) / max(len(every), 1)
 
 # %% ../notebooks/52_chat.ipynb #6736c113
-import numpy as np
-
 def blind_sheet(pairs, seed):
     """A sheet of questions, and the key that is to be kept apart.
 

@@ -141,6 +141,17 @@ def test_an_epoch_has_every_window_once():
             Dialogues(conversations, 16, size)
 
 
+def test_what_comes_at_a_step_only_seed_and_step_decide():
+    conversations = numbers(30)
+    batches = Dialogues(conversations, 16, 4, seed=3)
+    drawn = {step: batches(step) for step in (0, batches.per_epoch, 1, 2 * batches.per_epoch + 1, batches.per_epoch - 1)}  # from epoch to epoch and back
+    for step, batch in drawn.items():
+        assert all(map(torch.equal, batch, Dialogues(conversations, 16, 4, seed=3)(step))), step
+    assert not torch.equal(drawn[0][0], drawn[batches.per_epoch][0]) and not torch.equal(drawn[0][0], Dialogues(conversations, 16, 4, seed=4)(0)[0])
+    with pytest.raises(ValueError, match="counted from 0: not -1"):
+        batches(-1)
+
+
 @quick
 @given(st.integers(0, 99))
 def test_no_window_sees_another(seed):
