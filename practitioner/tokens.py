@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['VISIBLE', 'BYTES', 'TOKEN_OF', 'WORD', 'NEVER', 'ANY', 'joined', 'count_pairs', 'learn_merges', 'spell', 'cut_word',
-           'as_string', 'BPE', 'learn_bpe', 'show_tokens', 'from_library', 'load_bpe', 'sorted_windows', 'token_levels',
-           'preceding', 'token_nodes', 'TokenNGram', 'each_order', 'next_token_probabilities', 'encode_each']
+           'as_string', 'BPE', 'learn_bpe', 'show_boxes', 'show_tokens', 'from_library', 'load_bpe', 'sorted_windows',
+           'token_levels', 'preceding', 'token_nodes', 'TokenNGram', 'each_order', 'next_token_probabilities',
+           'encode_each']
 
 # %% ../notebooks/41_tokens.ipynb #068dd79c
 def joined(tokens, pair, new):
@@ -193,25 +194,33 @@ def learn_bpe(texts, vocab_size):
 import html
 from IPython.display import display
 
+def show_boxes(pieces, colors, bold, label, plain=None):
+    """Show texts one after the other, each in a box, as a list called `label`.
+
+    colors: of each box its CSS, for what is behind, below and in the letters. bold: are
+    the letters bold? plain: the texts where no HTML is shown, by default the same."""
+    box = ("display:inline-block;white-space:pre;margin:1px;padding:0 2px;"
+           "border-radius:3px;print-color-adjust:exact;")
+    entries = [f'<li style="{color}{box}{"font-weight:bold;" * strong}">'
+               f"{html.escape(piece)}</li>"
+               for piece, color, strong in zip(pieces, colors, bold)]
+    around = (f'<ul role="list" aria-label="{html.escape(label)}" '
+              'style="list-style:none;padding:0;margin:0">')
+    display({"text/html": around + "".join(entries) + "</ul>",
+             "text/plain": "|".join(plain or pieces)}, raw=True)
+
 def show_tokens(bpe, tokens):
     """Show tokens one after the other, each in a box: for the eye in colours, as a list.
 
     Special tokens have their names, in bold; bytes that are no character, their code."""
-    names = {token: name for name, token in bpe.special.items()}
-    pieces, entries = [], []
-    for place, token in enumerate(map(int, tokens)):
-        piece = bpe.token_bytes[token].decode("utf-8", "backslashreplace")
-        pieces.append(names.get(token, piece).replace("\n", "⏎"))
-        color = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")[place % 4]
-        style = (f"background:{color}40;border-bottom:2px solid {color};color:inherit;"
-                 "display:inline-block;white-space:pre;margin:1px;padding:0 2px;"
-                 "border-radius:3px;print-color-adjust:exact;"
-                 + "font-weight:bold;" * (token in names))
-        entries.append(f'<li style="{style}">{html.escape(pieces[-1])}</li>')
-    around = (f'<ul role="list" aria-label="{len(pieces)} tokens" '
-              'style="list-style:none;padding:0;margin:0">')
-    display({"text/html": around + "".join(entries) + "</ul>",
-             "text/plain": "|".join(pieces)}, raw=True)
+    names, tokens = {n: name for name, n in bpe.special.items()}, list(map(int, tokens))
+    pieces = [names.get(token, bpe.token_bytes[token].decode("utf-8", "backslashreplace"))
+              .replace("\n", "⏎") for token in tokens]
+    four = [f"background:{color}40;border-bottom:2px solid {color};color:inherit;"
+            for color in ("#0072b2", "#e69f00", "#009e73", "#cc79a7")]
+    colors = [four[place % 4] for place in range(len(pieces))]
+    show_boxes(pieces, colors, [token in names for token in tokens],
+               f"{len(pieces)} tokens")
 
 # %% ../notebooks/41_tokens.ipynb #cf47f01d
 def from_library(content):

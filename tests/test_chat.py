@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 
 from practitioner.chat import (as_messages, as_typed, blind_sheet, candidate_bits, chat_loss, count_votes, Dialogues, distinct, gpt_for_chat, in_letters,
-                               packed, prompt, readings, reply, reply_bits, seen_apart, shorter, template, windows, with_tokens_like, word_f1)
+                               packed, prompt, readings, reply, reply_bits, reply_sizes, seen_apart, shorter, template, windows, with_tokens_like, word_f1)
 from practitioner.gpt import GPT, GPTConfig, louder
 from practitioner.recipe import DecoderLM, QWEN3, Recipe
 
@@ -141,6 +141,17 @@ def test_an_epoch_has_every_window_once():
             Dialogues(conversations, 16, size)
 
 
+def test_what_comes_at_a_step_only_seed_and_step_decide():
+    conversations = numbers(30)
+    batches = Dialogues(conversations, 16, 4, seed=3)
+    drawn = {step: batches(step) for step in (0, batches.per_epoch, 1, 2 * batches.per_epoch + 1, batches.per_epoch - 1)}  # from epoch to epoch and back
+    for step, batch in drawn.items():
+        assert all(map(torch.equal, batch, Dialogues(conversations, 16, 4, seed=3)(step))), step
+    assert not torch.equal(drawn[0][0], drawn[batches.per_epoch][0]) and not torch.equal(drawn[0][0], Dialogues(conversations, 16, 4, seed=4)(0)[0])
+    with pytest.raises(ValueError, match="counted from 0: not -1"):
+        batches(-1)
+
+
 @quick
 @given(st.integers(0, 99))
 def test_no_window_sees_another(seed):
@@ -187,6 +198,11 @@ def test_reply_bits_are_those_of_each_token_alone():
         by_bot = token == 4097 or by_bot and token not in (4096, 4098)
     assert bits[0] == pytest.approx(sum(costs), abs=1e-3) and counts[0] == len(costs)
     assert sizes.tolist() == [len(TALK[1]) + len(TALK[3]) + 2, len(TALK[1]) + 1] and 0 < bits[1] < bits[0]
+
+
+def test_the_size_of_a_turn_is_its_bytes_and_one_for_its_end():
+    assert reply_sizes([("Hi!", "é", "?", ""), ("Hi!",)]).tolist() == [4, 0] and reply_sizes([("Hi!", "é", "?", ""), ("Hi!",)], everything=True).tolist() == [10, 4]
+    assert reply_sizes([]).dtype == np.int64
 
 
 def test_every_reply_of_a_long_conversation_is_judged():

@@ -2824,7 +2824,7 @@ WRONG |= {
 
 # 52_chat: mask_of
 
-def mask_by(head=False, last=True, after_end=False, unknown=False, all_heads=True, first_only=False, ends=True):
+def mask_by(head=False, last=True, after_end=False, unknown=False, all_heads=True, first_only=False):
     def mask(tokens, person, bot, end):
         marks, by_bot, replies = [], unknown, 0
         for token in tokens:
@@ -2832,7 +2832,7 @@ def mask_by(head=False, last=True, after_end=False, unknown=False, all_heads=Tru
             replies += token == bot
             count = (by_bot and not is_head) or (head and token == bot)
             marks.append(bool(count and (last or token != end) and not (first_only and replies > 1)))
-            by_bot = token == bot or by_bot and not is_head and (after_end or not ends or token != end)
+            by_bot = token == bot or by_bot and not is_head and (after_end or token != end)
         return marks
     return mask
 

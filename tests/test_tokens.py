@@ -18,7 +18,7 @@ from practitioner.lstm import train_bpe
 from practitioner.prediction import NGram, NGramCounts, as_bytes, kneser_ney
 from practitioner.tokens import (
     BPE, BYTES, TOKEN_OF, WORD, TokenNGram, cut_word, each_order, encode_each, from_library, joined, learn_bpe, learn_merges, load_bpe,
-    next_token_probabilities, show_tokens, spell)
+    next_token_probabilities, show_boxes, show_tokens, spell)
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 FILE = pathlib.Path(__file__).resolve().parent.parent / "data" / "lstm" / "bpe-4096.json"
@@ -313,6 +313,17 @@ def test_tokens_are_shown_as_a_list_of_their_texts(monkeypatch):
     entries = [html.unescape(entry) for entry in re.findall("<li[^>]*>(.*?)</li>", data["text/html"])]
     assert "|".join(entries) == data["text/plain"] and "".join(entries).startswith("<b>&⏎ ") and entries[-1] == "<|end|>"
     assert f'aria-label="{len(entries)} tokens"' in data["text/html"] and "<b>" not in data["text/html"]
+
+
+def test_a_box_has_its_text_its_colours_and_its_weight(monkeypatch):
+    """... and a text of its own where no HTML is shown; in the name of the list, too, nothing is taken for HTML."""
+    shown = []
+    monkeypatch.setattr(module, "display", lambda data, raw: shown.append(data))
+    show_boxes(["<i>", "b"], ["color:red;", "color:blue;"], [False, True], 'two "boxes"', ["[<i>]", "b"])
+    [data] = shown
+    boxes = re.findall('<li style="color:(red|blue);([^"]*)">(.*?)</li>', data["text/html"])
+    assert [(color, html.unescape(text), "bold" in style) for color, style, text in boxes] == [("red", "<i>", False), ("blue", "b", True)]
+    assert data["text/plain"] == "[<i>]|b" and 'aria-label="two &quot;boxes&quot;"' in data["text/html"]
 
 
 # n-grams of tokens

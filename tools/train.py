@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save as as_safetensors
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import per_conversation, write_atomically  # noqa: E402
-from practitioner.chat import as_typed, begin_chat, chat_loss, Dialogues, in_letters, reply_bits, template  # noqa: E402
+from practitioner.chat import as_typed, begin_chat, chat_loss, Dialogues, reply_bits, reply_sizes, template  # noqa: E402
 from practitioner.corpus import load_corpus, serialise  # noqa: E402
-from practitioner.experiments import accelerators, begin, digest_of, git, seed_everything, train  # noqa: E402
+from practitioner.experiments import accelerators, begin, git, seed_everything, train  # noqa: E402
 from practitioner.gpt import GPT, GPTConfig, decay_groups, tied_loss  # noqa: E402
 from practitioner.inside_lstm import read_on, write_on  # noqa: E402
 from practitioner.lora import adapter_loss, adapter_state, low_rank, with_lora  # noqa: E402
@@ -212,17 +212,23 @@ def tokenizer_file(vocabulary):
 
 
 @functools.cache
+def tokenizer_of(vocabulary):
+    """The tokenizer of a vocabulary; one that is not kept yet is learned from the training part, and kept."""
+    from tokenizers import Tokenizer
+    file = tokenizer_file(vocabulary)
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        train_bpe([serialise(conversation.turns) for conversation in texts().train], int(vocabulary.removeprefix("bpe-"))).save(str(file), pretty=False)
+    return Tokenizer.from_file(str(file))
+
+
+@functools.cache
 def tokens(vocabulary, text="letters"):
     """The tokens of the training and the validation part, and the bytes of each token. As text in letters, or as lines: all that people typed."""
     if vocabulary == "bytes":
         parts = [np.frombuffer(texts().text(part).encode(), np.uint8) for part in ("train", "validation")]
         return *parts, np.ones(256, int)
-    file = tokenizer_file(vocabulary)
-    from tokenizers import Tokenizer
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        train_bpe([serialise(conversation.turns) for conversation in texts().train], int(vocabulary.removeprefix("bpe-"))).save(str(file), pretty=False)
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = tokenizer_of(vocabulary)
     sizes = np.array([len(tokenizer.id_to_token(token)) for token in range(tokenizer.get_vocab_size())])  # byte-level: a letter for each byte
     if text == "typed":
         return *(typed_tokens(tokenizer, part) for part in ("train", "validation")), sizes
@@ -336,15 +342,14 @@ def nanogpt(settings, own, sizes):
 
 def chat(settings, own, sizes):
     """The program of a decoder, from another's weights or from none, on conversations in roles; of them, some, drawn by the seed."""
-    from tokenizers import Tokenizer
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    tokenizer = tokenizer_of(settings["vocabulary"])
     dialect, every = template(tokenizer), texts().train
     chosen = np.random.default_rng(settings["seed"]).permutation(len(every))[:settings["conversations"]]
     turns = [every[place].turns for place in chosen]
     model = begin_chat(load_quantised(BASES[settings["base"]]), tokenizer) if settings["base"] else DecoderLM(Recipe(vocab_size=dialect.vocab_size, **settings["model"]))
-    batches = Dialogues([dialect.conversation(each) for each in turns], model.context, settings["rows"], settings["seed"], settings["everything"])
-    replies = [[dialect.turn(place, text)[1] for place, text in enumerate(each) if place % 2 or settings["everything"]] for each in turns]
-    bytes_of = [sum(len(text.encode()) + 1 for place, text in enumerate(each) if place % 2 or settings["everything"]) for each in turns]
+    conversations, everything = [dialect.conversation(each) for each in turns], settings["everything"]
+    batches = Dialogues(conversations, model.context, settings["rows"], settings["seed"], everything)
+    counted = sum(len(body) for each in conversations for place, (_, body) in enumerate(each) if place % 2 or everything)
 
     optimizer, loss = optimizer_of(model, settings), chat_loss
     if settings.get("lora"):
@@ -358,7 +363,7 @@ def chat(settings, own, sizes):
         return bits.sum() / sizes.sum()
 
     return Program(model, model, batches, optimizer, loss, schedule_of(settings), bits_of_replies, settings.get("series", "chat"),
-                   per_byte=sum(len(body) for each in replies for body in each) / sum(bytes_of))
+                   per_byte=counted / reply_sizes(turns, everything).sum())
 
 
 PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt, "chat": chat}
@@ -366,8 +371,7 @@ PROGRAMS = {"lstm": lstm, "gpt": gpt, "decoder": decoder, "nanogpt": nanogpt, "c
 
 def sample(model, settings, length=60, temperature=0.7, seed=None):
     """What the model writes after the end of a conversation, as text; by the seed of its run, if no other is given."""
-    from tokenizers import Tokenizer
-    tokenizer, steps = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), StepByStep(model, settings["model"]["n_positions"])
+    tokenizer, steps = tokenizer_of(settings["vocabulary"]), StepByStep(model, settings["model"]["n_positions"])
     opening = read_on(steps, steps.start(), tokenizer.encode("\n\nA:").ids)
     written, _ = write_on(steps, opening, length, temperature, np.random.default_rng(settings["seed"] if seed is None else seed))
     return "A:" + tokenizer.decode(written)
@@ -375,8 +379,7 @@ def sample(model, settings, length=60, temperature=0.7, seed=None):
 
 def of_released(model, settings, validation, sizes, samples=100, length=150):
     """What is kept of the released model besides, as it is kept, in 8 bits: its score, what each conversation of the test part costs it in bits, what it writes."""
-    from tokenizers import Tokenizer
-    test, per_test = encode_all(Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"]))), texts().test)
+    test, per_test = encode_all(tokenizer_of(settings["vocabulary"]), texts().test)
     costs = per_conversation(surprise_of(model, test, model.context, 16, model.context // 4), per_test)
     return dict(validation=round(float(bits_in_windows(model.context)(model, validation, sizes)), 4), test=[round(float(cost), 1) for cost in costs],
                 samples=[sample(model, settings, length, 1.0, [settings["seed"], number]) for number in range(samples)])
@@ -384,8 +387,7 @@ def of_released(model, settings, validation, sizes, samples=100, length=150):
 
 def of_chat(model, settings, sizes):
     """What is kept of a chat besides: what the replies of each conversation of the test part cost it in bits, and what the text of its base does, in bits per byte."""
-    from tokenizers import Tokenizer
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    tokenizer = tokenizer_of(settings["vocabulary"])
     bits, _, counted = reply_bits(model, template(tokenizer), [conversation.turns for conversation in texts().test])
     kept = dict(test=[round(float(cost), 1) for cost in bits], tokens=int(counted.sum()))
     if settings["base"]:
@@ -400,8 +402,7 @@ CHANGED_BY = 0, 1, 2, 4, 8, 16, 32, 64, 128  # ranks
 def of_change(model, settings):
     """Of what full fine-tuning has changed in the blocks: the share, in squares, that the largest singular values of each matrix's change hold, by how many they
     are; and what the replies of the test part cost, in bits, if of each change only so much is kept and all else is as before, but for the new tokens."""
-    from tokenizers import Tokenizer
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(settings["vocabulary"])))
+    tokenizer = tokenizer_of(settings["vocabulary"])
     base = begin_chat(load_quantised(BASES[settings["base"]]), tokenizer)
     before, after, dialect = base.state_dict(), model.state_dict(), template(tokenizer)
     matrices = [name for name, value in before.items() if name.startswith("blocks.") and value.ndim == 2]
