@@ -5,7 +5,7 @@ import { Checked, readable } from "./rules.js";
 const CUT = ["longest", "loop", "blocked", "stopped"];                    // replies that did not end themselves
 
 /** A whole number below 2^32, its bits mixed: the last step of MurmurHash3. */
-function mixed(h) {
+function fmix32(h) {
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
   return (h ^ (h >>> 16)) >>> 0;
@@ -13,7 +13,7 @@ function mixed(h) {
 
 /** A number from 0 up to 1 for a seed, a reply and a token. It looks drawn, and is the same wherever it is asked for. */
 export function chance(...places) {
-  return places.reduce((h, place) => mixed((h + Math.imul(place, 0x9e3779b1) + 0x7f4a7c15) >>> 0), 0) / 2 ** 32;
+  return places.reduce((h, place) => fmix32((h + Math.imul(place, 0x9e3779b1) + 0x7f4a7c15) >>> 0), 0) / 2 ** 32;
 }
 
 /** The probabilities to draw from: a temperature, then the fewest tokens that have the mass `topP`. Some logits may be −∞. */
