@@ -23,8 +23,8 @@ def load(arguments, console):
 
 def lines(console):
     """What is typed, or what comes through a pipe, which is shown as if it was typed."""
-    if not sys.stdin.isatty():
-        for line in sys.stdin:
+    if sys.stdin is None or not sys.stdin.isatty():
+        for line in sys.stdin or ():
             if line.strip():
                 console.out(f"you: {' '.join(line.split())}", highlight=False)
             yield line
@@ -40,7 +40,7 @@ def lines(console):
             console.print()
             return
         except KeyboardInterrupt:
-            console.print("\n/quit or Ctrl-D leaves.", style="dim")
+            console.print("\n/quit or Ctrl-D leaves.", style="dim", highlight=False)
 
 
 def main():
@@ -56,7 +56,8 @@ def main():
     if not weights.is_file():
         parser.error(f"there is no {weights}")
     from rich.console import Console
-    sys.stdin.reconfigure(errors="replace")
+    for stream in filter(None, (sys.stdin, sys.stdout)):  # of a program without an input there is none
+        stream.reconfigure(errors="replace")
     console = Console()
     console.print(RULES["greeting"], style="dim", markup=False, highlight=False, soft_wrap=not console.is_terminal)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -69,10 +70,14 @@ def main():
                 sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {error}")
             except KeyboardInterrupt:  # while it was still loading
                 console.print()
+        if error := loading.exception():  # also where nothing was typed
+            sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {error}")
 
 
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -33,8 +33,13 @@ def main():
     arguments = parser.parse_args()
     if missing() and not arguments.export_only:
         parser.error(f"{NO_SERVER} ({', '.join(missing())}): pip install --group serve --constraint constraints.txt")
+    if not 1 <= arguments.port <= 65535:
+        parser.error(f"a port is from 1 to 65535: not {arguments.port}")
     from practitioner.chatbot import export_to_hub
-    folder = export_to_hub(arguments.folder, arguments.model)
+    try:
+        folder = export_to_hub(arguments.folder, arguments.model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print(f"The model, in the hub's format: {folder}", flush=True)
     if not arguments.export_only:
         print(f"Its name is {folder}, its address http://localhost:{arguments.port}/v1; Ctrl-C ends it.", flush=True)

@@ -10,6 +10,9 @@ export function clean(text) {
 /** A text that is still being written: without bytes that are no whole character. */
 export const readable = (written) => clean(written.replaceAll("\ufffd", ""));
 
+/** In lower case, letter by letter, so that every place stays where it was. */
+const lowered = (text) => [...text].map((letter) => (letter.toLowerCase().length === letter.length ? letter.toLowerCase() : letter)).join("");
+
 /** FNV-1a with 32 bits of a phrase in UTF-8. */
 export function phraseHash(phrase) {
   return new TextEncoder().encode(phrase).reduce((h, byte) => Math.imul(h ^ byte, 0x01000193) >>> 0, 0x811c9dc5);
@@ -38,10 +41,14 @@ export class Rules {
     this.longestPhrase = blocked.words;
   }
 
-  /** What was typed, as the model was taught to read. Of too long a text the end is kept. */
+  /** What was typed, as the corpus would have it: one line, plain quotation marks. */
+  asOneLine(typed) {
+    return clean(Object.entries(this.input.plain).reduce((text, [sign, other]) => text.replaceAll(sign, other), typed));
+  }
+
+  /** What the model is told of it: of too long a text the end. */
   asTaught(typed) {
-    const plain = Object.entries(this.input.plain).reduce((text, [sign, other]) => text.replaceAll(sign, other), typed);
-    return [...clean(plain)].slice(-this.input.longest).join("").trimStart();
+    return [...this.asOneLine(typed)].slice(-this.input.longest).join("").trimStart();
   }
 
   /** What is said instead of a reply, or undefined. */
@@ -79,13 +86,14 @@ export class Checked {
   more(written, over = false) {
     let text = readable(written);
     const whole = over ? text : text.slice(0, Math.max(text.lastIndexOf(" "), 0));      // the last word may go on
-    const found = this.rules.blockedAt(whole.toLowerCase());
+    const found = this.rules.blockedAt(lowered(whole));
     if (found >= 0) {
-      text = text.slice(0, found).trimEnd();
+      text = text.slice(0, whole.slice(0, found).lastIndexOf(" ") + 1).trimEnd();  // from the word that it is in
       this.blocked = over = true;
     }
     const masked = this.rules.mask(text), words = masked.split(" ");
-    const sure = words.slice(0, Math.max(words.length - (over ? 0 : this.rules.held_words), 0)).join(" ");
+    const spoken = [...words.keys()].filter((place) => /[A-Za-z0-9]/.test(words[place]));
+    const sure = words.slice(0, over || this.rules.held_words < 1 ? words.length : spoken.at(-this.rules.held_words) ?? 0).join(" ");
     if (!masked.startsWith(this.shown)) {                                 // nothing more, then
       this.blocked = true;
       return "";

@@ -105,7 +105,7 @@ const DO = {
   },
   read({ read }) {
     const said = rules.asTaught(read);
-    return { empty: said === "", fixed: rules.fixedAnswer(said) };
+    return { empty: said === "", fixed: rules.fixedAnswer(rules.asOneLine(read)) };
   },
   load: (_, tell) => load(tell),
   hear({ hear, seed, temperature }) {
