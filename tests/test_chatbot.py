@@ -246,6 +246,24 @@ def test_nothing_that_is_never_said_is_shown(words, data):
     assert "".join(shown) == text[:place].rstrip()
 
 
+@pytest.mark.parametrize("between", [" ", " - ", " . ", ", ", " * ", " \u0416 "])
+def test_what_stands_between_words_does_not_use_up_the_words_held_back(between):
+    """Of a phrase of words with signs between them nothing is shown that would be taken back."""
+    text = "well " + between.join(["green", "cheese"]) + " is what I like to eat"
+    shown, checked = pieces_of(text, range(len(text)))
+    place = blocked_at(text, SOME)
+    assert "".join(shown) == (text if place is None else text[:place].rstrip()) and checked.blocked == (place is not None)
+
+
+@pytest.mark.parametrize("text, known", [("write to ann@zork.com now", "write to"), ("\u0130\u0130\u0130\u0130\u0130 zork it is", "\u0130\u0130\u0130\u0130\u0130"), ("a 'zork' and", "a"), ("zork", "")])
+def test_a_reply_ends_before_the_whole_word(text, known):
+    """... in which what is never said begins, also behind letters that are two in lower case."""
+    checked = Checked(SOME)
+    assert "".join(checked.rest(text)) == known and checked.blocked
+
+
+
+
 def test_bytes_that_are_no_character_and_signs_of_control_are_not_shown():
     assert readable("caf\ufffd \x1b[2Jx\u202ey\n z") == "caf [2Jxy z"
     shown, _ = pieces_of("a \ufffd\ufffd b \x1b[31m", [3, 5])
@@ -363,6 +381,14 @@ def test_fixed_answers(typed, name):
         assert found == "Hello." and fixed_answer(as_taught(typed, RULES), RULES) is None
 
 
+@pytest.mark.parametrize("typed", ["I want to kill myself. " + "I went to the shop and bought some bread. " * 13, "i don\u00b4t want to live anymore", "I don\u2019t want to live anymore. " + "a" * 500])
+def test_a_long_message_is_looked_at_as_a_whole_and_any_apostrophe_is_one(typed):
+    bot = bot_that("Nice!")
+    assert said(bot, typed) == RULES["answers"][0]["text"] and bot.ended == "help" and bot.turns == []
+
+
+
+
 def test_the_answer_for_those_in_need_points_to_people():
     text = RULES["answers"][0]["text"]
     assert RULES["answers"][0]["name"] == "help" and "emergency" in text and "https://findahelpline.com" in text and "I cannot help" in text
@@ -400,6 +426,13 @@ def test_what_cannot_be_obeyed_is_said_in_words(line, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         obey(bot, line)
     assert bot.seed == 1 and bot.temperature == RULES["decoding"]["temperature"] and bot.turns == []
+
+
+def test_a_home_that_is_nobodys_is_said():
+    bot = bot_that("Yes.")
+    said(bot, "Hi")
+    with pytest.raises(ValueError, match="cannot be written"):
+        obey(bot, "/save ~nobody-of-this-name/talk.txt")
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path):
@@ -586,7 +619,23 @@ def test_the_weights_of_another_model_are_refused(tmp_path):
         load_chatbot(tmp_path / "broken")
 
 
-@pytest.mark.parametrize("change", [dict(seed=-1), dict(seed=2**32), dict(temperature=-0.1), dict(temperature=math.nan), dict(context=60, rules=RULES)])
+def test_nothing_is_exported_over_other_files_nor_with_other_tokens(tmp_path):
+    from practitioner.scaling import save_quantised
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="holds something else"):
+        export_to_hub(tmp_path / "mine")
+    save_quantised(tmp_path / "other.safetensors", tiny().float())
+    with pytest.raises(ValueError, match="and the template 4099"):
+        export_to_hub(tmp_path / "new", tmp_path / "other.safetensors")
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine" and not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_chatbot(tmp_path / "nothing")
+
+
+
+
+@pytest.mark.parametrize("change", [dict(seed=-1), dict(seed=2**32), dict(seed=1.5), dict(temperature=10**400), dict(temperature=-0.1), dict(temperature=math.nan), dict(context=60, rules=RULES)])
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError):
         Chatbot(**dict(steps=Says("x"), dialect=TOY, context=400, rules=RULES) | change)
@@ -656,6 +705,22 @@ def test_exported_chats_become_turns():
     for nobody in "Zoe", "write to":
         with pytest.raises(ValueError, match="no line begins with"):
             read_chats(EXPORT, nobody, RULES)
+
+
+@pytest.mark.parametrize("text, known", [
+    ("Chat export of 2024\n\nAnna: hi\nBen: hello\n\n-- end --", [["hi", "hello"]]),
+    ("\ufeffBen: hi\nAnna: hello\nBen: so?", [["hello", "so?"]]),
+    ("Anna:\nhi there\nBen:\nhello you", [["hi there", "hello you"]]),
+    ("Anna: my name is\nAnna: Carla Lopez\nBen: call 555\nBen: 123 4567", [["my name is [name]", "call [phone]"]]),
+    ("Anna Lopez: so, ben?\nBen: yes, ANNA and Mrs Lopez", [["so, [name]?", "yes, [name] and Mrs [name]"]]),
+    ("A: a dog bit me. I got a B\nBen: ok", [["a dog bit me. I got a B", "ok"]]),
+    ("Anna (work): is it 12:30? anna says\n12:30: yes\nBen: ok", [["is it 12:30? [name] says 12:30: yes", "ok"]]),
+    ("Anna: I don\u2019t want to live anymore\nBen: oh no", []),
+    ("Zoe\u0308: I am Zo\u00eb\nBen: ok", [["I am [name]", "ok"]])])
+def test_exports_of_all_kinds(text, known):
+    assert read_chats(text, "Ben", RULES)[0] == known
+
+
 
 
 def test_what_was_saved_can_be_learned(tmp_path):
