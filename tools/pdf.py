@@ -66,7 +66,7 @@ def chapter(site, page, level, pages, address):
 
     A link to what else the site has (its index, a file) leads to the site's `address`. Code is still folded."""
     article = BeautifulSoup(fold((site / f"{page}.html").read_text(encoding="utf-8")), "html.parser").find("article")
-    for tag in article.select("script, style, button, a.headerlink, .sd-summary-state-marker"):
+    for tag in article.select("script, style, button, section.chat, a.headerlink, .sd-summary-state-marker"):
         tag.decompose()
     for tag in article.find_all(True):
         for key in tag.attrs.keys() & {"id", "for", "aria-labelledby", "aria-describedby"}:
