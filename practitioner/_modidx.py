@@ -161,6 +161,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'practitioner.chatbot.chance': ('chatbot.html#chance', 'practitioner/chatbot.py'),
                                       'practitioner.chatbot.chat_folder': ('chatbot.html#chat_folder', 'practitioner/chatbot.py'),
                                       'practitioner.chatbot.chat_model': ('chatbot.html#chat_model', 'practitioner/chatbot.py'),
+                                      'practitioner.chatbot.chat_tokenizer': ('chatbot.html#chat_tokenizer', 'practitioner/chatbot.py'),
                                       'practitioner.chatbot.draw_at': ('chatbot.html#draw_at', 'practitioner/chatbot.py'),
                                       'practitioner.chatbot.export_to_hub': ('chatbot.html#export_to_hub', 'practitioner/chatbot.py'),
                                       'practitioner.chatbot.fixed_answer': ('chatbot.html#fixed_answer', 'practitioner/chatbot.py'),

@@ -6,7 +6,7 @@
 __all__ = ['CUT', 'TELLTALE', 'CHAT_TEMPLATE', 'RESPONSE_TEMPLATE', 'chat_folder', 'any_of', 'load_rules', 'as_one_line',
            'as_taught', 'fmix32', 'chance', 'draw_at', 'turn_ends', 'goes_round', 'phrase_hash', 'lowered',
            'blocked_at', 'blocked_phrases', 'readable', 'Checked', 'Chatbot', 'write_reply', 'fixed_answer', 'answer',
-           'chat_model', 'load_chatbot', 'replies_at_once', 'rare_details', 'help_text', 'number_in',
+           'chat_tokenizer', 'chat_model', 'load_chatbot', 'replies_at_once', 'rare_details', 'help_text', 'number_in',
            'save_conversation', 'obey', 'flow', 'TerminalChat', 'ChatWidget', 'messages_in', 'hidden_names', 'unfit',
            'read_chats', 'learn_chats', 'as_json', 'hub_tokenizer', 'hub_files', 'export_to_hub']
 
@@ -210,7 +210,8 @@ class Chatbot:
 
     def reset(self, seed=None):
         """Begin anew, by this seed or by the next one."""
-        self.set_seed((self.seed + 1) % 2**32 if seed is None else seed)
+        most = self.rules["seed"]["most"]
+        self.set_seed((self.seed + 1) % (most + 1) if seed is None else seed)
         self.turns, self.ended = [], "end"
 
 # %% ../notebooks/56_chatbot.ipynb #66f781aa
@@ -285,6 +286,11 @@ from .chat import template
 from .scaling import load_quantised
 from tokenizers import Tokenizer
 
+def chat_tokenizer():
+    """The tokenizer of the chatbot's text, without its control tokens."""
+    file = chat_folder().parent / "lstm" / "bpe-4096.json"
+    return Tokenizer.from_file(str(file))
+
 def chat_model(weights, dialect):
     """The model in a file of 8-bit weights, or the book's.
 
@@ -303,8 +309,7 @@ def load_chatbot(weights=None, seed=None, temperature=None, dtype=torch.float32)
     """The book's chatbot, or one of the same kind whose weights in 8 bits are in a file.
 
     Nothing but numbers and JSON is read. ValueError where the file holds something else."""
-    tokens = chat_folder().parent / "lstm" / "bpe-4096.json"
-    dialect = template(Tokenizer.from_file(str(tokens)))
+    dialect = template(chat_tokenizer())
     model = chat_model(weights, dialect)
     steps = CachedSteps(CachedLM(model.to(dtype)))
     return Chatbot(steps, dialect, model.context, load_rules(), seed, temperature)
@@ -640,8 +645,7 @@ def export_to_hub(folder, weights=None):
     """Write the chatbot's model into a folder, in the hub's format; returns the folder.
 
     ValueError where the weights are another model's, and for a folder of other files."""
-    tokens = chat_folder().parent / "lstm" / "bpe-4096.json"
-    tokenizer, folder = Tokenizer.from_file(str(tokens)), pathlib.Path(folder)
+    tokenizer, folder = chat_tokenizer(), pathlib.Path(folder)
     if folder.exists() and not (folder / "model.safetensors").is_file() and (
             folder.is_file() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already, and holds something else")

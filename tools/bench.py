@@ -165,12 +165,6 @@ def page_chat():
     return {FIRST: (min(firsts), "s"), TOKEN: (1000 * min(tokens), "ms")}
 
 
-def runtimes(web):
-    """The chat's model in the page's own JavaScript and in onnxruntime-web."""
-    from runtimes import compare
-    return compare(web)
-
-
 def loop():
     """What the training loop adds to forward, backward and step, in % of their time, for a model of a million parameters.
 
@@ -541,7 +535,8 @@ def main():
                         "needs onnx, onnxscript and onnxruntime, which the book does not")
     options = parser.parse_args()
     if options.onnxruntime_web:
-        groups["runtimes"] = lambda: runtimes(options.onnxruntime_web)
+        from runtimes import compare  # (tools/runtimes.py)
+        groups["runtimes"] = lambda: compare(options.onnxruntime_web)
     chosen = options.groups or list(groups)
     if unknown := set(chosen) - set(groups):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(groups)}")

@@ -10,13 +10,12 @@ import time
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import machine, versions, write_atomically  # noqa: E402
 from practitioner.chat import distinct, in_letters, prompt, surprises, words  # noqa: E402
-from practitioner.chatbot import load_chatbot, replies_at_once  # noqa: E402
+from practitioner.chatbot import chat_tokenizer, load_chatbot, replies_at_once  # noqa: E402
 from practitioner.corpus import load_corpus  # noqa: E402
 from practitioner.network import evaluating  # noqa: E402
 from practitioner.sampling import Decoding  # noqa: E402
@@ -42,7 +41,7 @@ def belonging(judge, dialect, contexts, replies):
 def main():
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     started, bot = time.perf_counter(), load_chatbot()
-    letters = in_letters(Tokenizer.from_file(str(ROOT / "data" / "lstm" / "bpe-4096.json")))
+    letters = in_letters(chat_tokenizer())
     judge = load_quantised(ROOT / "data" / "scaling" / "released.safetensors")
     talks = [conversation.turns for conversation in load_corpus().validation if len(conversation.turns) > 3]
     contexts = [list(turns[:3]) for turns in talks]
