@@ -52,7 +52,7 @@ chat: .venv/done  ## talk with the chatbot in the terminal: SEED=…, TEMPERATUR
 serve: .venv/done  ## serve its model on this computer to programs that speak OpenAI's interface: PORT=8000, MODEL=…
 	@$(TEST)/python tools/serve.py $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL))
 
-lab: .venv/done  ## JupyterLab on the notebooks
+lab: .venv/lab  ## JupyterLab on the notebooks
 	@$(TEST)/jupyter lab --notebook-dir=notebooks
 
 execute: .venv/done  ## run notebooks in order in a fresh kernel and keep their outputs: NB=11_surprise, or all
@@ -82,7 +82,7 @@ clean:  ## remove what was built (the environments and the corpus cache stay)
 
 pins: .venv/done  ## renew constraints.txt from pyproject.toml
 	@$(TEST)/python -m pip install --quiet uv
-	@{ sed -n '1,/^$$/p' constraints.txt; $(TEST)/uv pip compile pyproject.toml --group test --universal --python-version 3.11 \
+	@{ sed -n '1,/^$$/p' constraints.txt; $(TEST)/uv pip compile pyproject.toml --group test --group lab --universal --python-version 3.11 \
 	  --constraint <(echo torch==$(shell sed -n 's/^torch==//p' constraints.txt)) --no-annotate --no-header \
 	  | grep -vE '^(nvidia-|cuda-|triton)'; } > constraints.new && mv constraints.new constraints.txt
 
@@ -100,6 +100,12 @@ pins: .venv/done  ## renew constraints.txt from pyproject.toml
 .venv-book/pdf: .venv-book/done
 	@echo "== installing what prints the pages into .venv-book"
 	@$(BOOK)/python -m pip install --quiet --no-compile --group pdf --constraint constraints.txt
+	@touch $@
+
+# JupyterLab, for those who want it: with it, each program that reads a notebook would begin almost 2 seconds later.
+.venv/lab: .venv/done
+	@echo "== installing JupyterLab into .venv"
+	@$(TEST)/python -m pip install --quiet --no-compile --group lab --constraint constraints.txt
 	@touch $@
 
 .venv/done: pyproject.toml constraints.txt

@@ -87,7 +87,7 @@ def pins(text):
 
 
 PINS = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
-ALL = requirements() | requirements("test")
+ALL = requirements() | requirements("test") | requirements("lab")
 
 
 def lower(requirement):
