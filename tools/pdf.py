@@ -115,10 +115,10 @@ def edition():
     return version, datetime.date.fromisoformat(date or yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"])
 
 
-def assemble(site):
+def assemble(site, toc=ROOT / "_toc.yml"):
     """The whole book as one HTML page, for a server whose root is `site`; page numbers are still to be filled in."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    parts = contents(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+    parts = contents(yaml.safe_load(toc.read_text(encoding="utf-8")))
     pages = [page for _, some in parts for page in some]
     missing = [page for page in pages if not (site / f"{page}.html").exists()]
     if missing:
@@ -285,9 +285,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site", type=pathlib.Path, default=ROOT / "_build" / "html", help="the folder of built pages (_build/html)")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "_build" / "pdf" / NAME, help=f"where to write the PDF (_build/pdf/{NAME})")
+    parser.add_argument("--toc", type=pathlib.Path, default=ROOT / "_toc.yml", help="the contents, where only some of those pages are wanted (_toc.yml)")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
-    text = assemble(options.site)
+    text = assemble(options.site, options.toc)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draft = options.out.with_suffix(".new")
     with sync_playwright() as playwright:
