@@ -336,15 +336,13 @@ def scoreboard(key, model, bits, sizes, family, parameters=None, seconds=None, c
     print(f"{model}: {line}")
 
 # %% ../notebooks/90_honest_numbers.ipynb #3f873901
-import matplotlib.pyplot as plt
-from matplotlib import colors
-
 BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
 PURPLE, SKY, GREY = "#cc79a7", "#56b4e9", "#6b7280"
 
 def use_style():
     """Set the book's figure style for this session: sizes, colours, no frame, a grid."""
-    plt.rcParams.update({
+    import matplotlib as mpl
+    mpl.rcParams.update({
         "figure.figsize": (7.2, 3.4), "figure.dpi": 144,
         "figure.constrained_layout.use": True, "lines.linewidth": 1.8,
         "figure.facecolor": "white", "axes.facecolor": "white",
@@ -354,13 +352,14 @@ def use_style():
         "axes.grid": True, "axes.axisbelow": True,
         "grid.color": "#e5e7eb", "grid.linewidth": 0.8,
         "axes.labelcolor": "#222222", "xtick.color": "#444444", "ytick.color": "#444444",
-        "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY]),
+        "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY]),
     })
 
 # %% ../notebooks/90_honest_numbers.ipynb #d0d8e4db
 def label_line(axes, text, x, y, color, **options):
     """Write `text` beside the point (`x`, `y`), in a darker shade of its line's `color`."""
-    shade = [0.65 * channel for channel in colors.to_rgb(color)]
+    from matplotlib.colors import to_rgb
+    shade = [0.65 * channel for channel in to_rgb(color)]
     axes.annotate(text, (x, y), xytext=(6, 0), textcoords="offset points", color=shade,
                   va="center", annotation_clip=False, **options)
 

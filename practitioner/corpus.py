@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import platformdirs
-from scipy import sparse
+import scipy
 
 from .book import write_atomically
 
@@ -175,8 +175,8 @@ def shared_shingles(texts, n=5):
     row = np.repeat(np.arange(len(sets)), sizes)
     several = count[column] > 1  # a shingle of one text only cannot be shared
     ones = np.ones(several.sum(), np.int32)
-    matrix = sparse.csr_matrix((ones, (row[several], column[several])),
-                               shape=(len(sets), len(count)))
+    matrix = scipy.sparse.csr_matrix((ones, (row[several], column[several])),
+                                     shape=(len(sets), len(count)))
     return matrix @ matrix.T, sizes
 
 # %% ../notebooks/10_corpus.ipynb #8b55ce40
@@ -186,7 +186,7 @@ def near_duplicates(texts, n=5, threshold=0.5):
     They are those whose smaller set of shingles is contained in the other's by
     `threshold` or more."""
     shared, sizes = shared_shingles(texts, n)
-    pairs = sparse.triu(shared, k=1).tocoo()
+    pairs = scipy.sparse.triu(shared, k=1).tocoo()
     containment = pairs.data / np.minimum(sizes[pairs.row], sizes[pairs.col])
     near = containment >= threshold
     return sorted(zip(pairs.row[near].tolist(), pairs.col[near].tolist(),

@@ -693,13 +693,13 @@ def diagnose(setup, questions=QUESTIONS):
     return findings
 
 # %% ../notebooks/26_silent_bugs.ipynb #4eeeb9a2
-import matplotlib.pyplot as plt
 from .book import BLUE
 
 def draw_matrix(caught, questions=QUESTIONS, axes=None):
     """Which question catches which bug: a row for each bug, a column for each question.
 
     `caught` maps the name of a bug to the names of the questions that raised an alarm."""
+    import matplotlib.pyplot as plt
     if axes is None:
         _, axes = plt.subplots(figsize=(7.2, 1.3 + 0.27 * len(caught)))
     columns = {name: place for place, name in enumerate(questions)}

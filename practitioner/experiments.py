@@ -189,8 +189,6 @@ class Clock:
             self.watched = time.perf_counter()
 
 # %% ../notebooks/25_experiments.ipynb #cad39393
-import matplotlib.pyplot as plt
-
 def draw_curves(history, axes, color=None):
     """Draw the loss of each step, smoothed, and what was evaluated, in bits."""
     losses = np.array([record["loss"] for record in history]) / math.log(2)
@@ -209,6 +207,7 @@ class Curves:
     handle = None
 
     def __call__(self, history):
+        import matplotlib.pyplot as plt
         from IPython.display import display
         fig, axes = plt.subplots()
         draw_curves(history, axes)
@@ -685,7 +684,7 @@ def runs_in(folder):
     return sorted(found, key=lambda run: (run.record["sessions"][0]["begun"], run.folder))
 
 # %% ../notebooks/25_experiments.ipynb #25026292
-from scipy import stats
+import scipy
 
 def paired_interval(one, other, confidence=0.95):
     """The mean of one − other, and its confidence interval: three numbers.
@@ -696,7 +695,7 @@ def paired_interval(one, other, confidence=0.95):
         raise ValueError("two results or more for each side, of the same seeds: "
                          f"not of shapes {one.shape} and {other.shape}")
     difference = one - other
-    half = (stats.t.ppf((1 + confidence) / 2, len(one) - 1)
+    half = (scipy.stats.t.ppf((1 + confidence) / 2, len(one) - 1)
             * difference.std(ddof=1) / np.sqrt(len(one)))
     return difference.mean(), difference.mean() - half, difference.mean() + half
 

@@ -9,7 +9,7 @@ __all__ = ['THREE_STARTS', 'three_terms', 'fit_law', 'refits', 'best_split_expon
 # %% ../notebooks/45_scaling.ipynb #655e5652
 import itertools
 import numpy as np
-from scipy import optimize
+import scipy
 
 def three_terms(law, N, D):
     """E + A / N^α + B / D^β, of Hoffmann et al. 2022, in the unit of the loss.
@@ -35,7 +35,7 @@ def fit_law(N, D, loss, form=three_terms, starts=THREE_STARTS):
 
     def apart(law):
         return np.log(form(law, N, D)) - np.log(loss)
-    searches = (optimize.least_squares(apart, start, loss="huber", f_scale=1e-3)
+    searches = (scipy.optimize.least_squares(apart, start, loss="huber", f_scale=1e-3)
                 for start in starts)
     return min(searches, key=lambda search: search.cost).x
 
