@@ -59,3 +59,19 @@ def test_every_family_has_a_colour_in_light_and_in_dark(page):
     assert set(page.FAMILIES) == set(FAMILIES)
     for family in FAMILIES:
         assert len(re.findall(rf"--{family}: #", css)) == 2 and f".scores .{family} {{ --family: var(--{family}); }}" in css
+
+
+def test_the_bug_matrix_has_a_row_for_every_bug_that_was_published(page):
+    """... and names as many questions as were published."""
+    rows = page.bugs(PUBLISHED)
+    published = {entry["about"]["bug"]: entry for name, entry in PUBLISHED.items() if name.startswith("bug_") and "bug" in entry.get("about", {})}
+    assert len(rows) == len(published) > 20 and any(not row["questions"] for row in rows)
+    for row in rows:
+        entry = published[row["bug"]]
+        assert (row["notebook"], len(row["questions"])) == (entry["notebook"], entry["value"]), row
+    assert {question for row in rows for question in row["questions"]} >= {"padding", "no future", "resume", "kept", "two modes"}
+
+
+def test_a_bug_that_nothing_catches_has_no_question(page):
+    results = {"bug_b": entry(0, notebook="x") | {"about": {"bug": "b", "caught by": "nothing"}}, "bug_a": entry(2) | {"about": {"bug": "a", "caught by": "one, two"}}, "score_a": entry(2.0)}
+    assert [(row["bug"], row["questions"]) for row in page.bugs(results)] == [("a", ["one", "two"]), ("b", [])]

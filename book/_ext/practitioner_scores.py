@@ -1,6 +1,6 @@
-"""The scoreboard: every model's bits per byte on the test part, as a drawing and a table, from data/results.json alone.
+"""The page of results, from data/results.json alone: the scoreboard, every model's bits per byte on the test part, as a drawing and a table; and the bug matrix.
 
-A row is an entry `score_…` with a description (`about`); `score_…_low` and `score_…_high`, where there are any, are the ends of its interval."""
+A row of the scoreboard is an entry `score_…` with a description (`about`); `score_…_low` and `score_…_high`, where there are any, are the ends of its interval. A row of the bug matrix is an entry whose description names a `bug`, and what it is `caught by`."""
 import html
 import math
 
@@ -83,6 +83,24 @@ class Scoreboard(Directive):
         return [nodes.raw("", drawing(rows, "The table below"), format="html"), table] + ([times] if machines else [])
 
 
+def bugs(results):
+    """The rows of the bug matrix in the order of the notebooks, those that most questions catch first: dicts of bug, questions (a list of names) and notebook."""
+    rows = [{"bug": entry["about"]["bug"], "questions": [] if entry["about"]["caught by"] == "nothing" else entry["about"]["caught by"].split(", "), "notebook": entry["notebook"]}
+            for entry in results.values() if "bug" in entry.get("about", {})]
+    return sorted(rows, key=lambda row: (row["notebook"], -len(row["questions"]), row["bug"]))
+
+
+class BugMatrix(Directive):
+    """`{bug-matrix}`: how many bugs are caught, and a table of which questions catch which."""
+
+    def run(self):
+        rows = bugs(read_record(self, "results.json"))
+        missed = sum(not row["questions"] for row in rows)
+        table = make_table(["Bug", "Caught by", "Notebook"], [[row["bug"], ", ".join(row["questions"]) or "nothing", link(f"notebooks/{row['notebook']}", row["notebook"])] for row in rows], (24, 56, 20))
+        return [nodes.paragraph(text=f"{len(rows)} bugs, of which {len(rows) - missed} are caught by a question or more, and {missed} by none:"), table]
+
+
 def setup(app):
     app.add_directive("scoreboard", Scoreboard)
+    app.add_directive("bug-matrix", BugMatrix)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
