@@ -90,9 +90,9 @@ def execution_rule(notebook, name):
 
 
 def output_rule(notebook, name):
-    """No output is an error or stderr."""
+    """No output is an error or stderr, or says that something was not fetched: what a network brings is executed with one."""
     return [f"{cell.id}: {output.output_type} {output.get('name', output.get('ename', ''))}" for cell in code_cells(notebook)
-            for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr"]
+            for output in cell.outputs if output.output_type == "error" or output.get("name") == "stderr" or "was not fetched" in output.get("text", "")]
 
 
 def path_rule(notebook, name):
@@ -388,6 +388,7 @@ BAD = [
     (execution_rule, lambda notebook: notebook.cells[2].update(execution_count=7)),
     (execution_rule, lambda notebook: notebook.cells.insert(1, notebook.cells.pop(2))),
     (output_rule, add_output("stream", name="stderr", text="100%")),
+    (output_rule, add_output("stream", name="stdout", text="X was not fetched (ConnectionError): going on without")),
     (output_rule, add_output("error", ename="KeyError", evalue="", traceback=[])),
     (path_rule, add_output("stream", name="stdout", text="written to /home/ada/file\n")),
     (path_rule, add_output("execute_result", {"text/plain": "PosixPath('/tmp/x')"}, execution_count=2)),
