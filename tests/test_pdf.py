@@ -16,29 +16,17 @@ import pdf
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from test_site import browser, parse, server, site  # noqa: F401
+from test_site import browser, PAGES as site_pages, parse, server, site  # noqa: F401
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools" / "pdf.py"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 RIGHT = 210 - 20  # the right margin of a page, in mm
 MM = 72 / 25.4
-CONTENTS = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-
-
-def lighten(entries, keep):
-    """The chapters without every second of the book's numbered notebooks."""
-    for entry in entries:
-        if not re.match(r"notebooks/[1-8]\d_", entry["file"]) or next(keep):
-            some = [*lighten(entry.get("sections", []), keep)]
-            yield {"file": entry["file"]} | ({"sections": some} if some else {})
-
-
 # Hundreds of pages are printed twice and read letter by letter; half of the notebooks show what all would, but for what is in the others alone. A release looks at all.
-if os.environ.get("PRINTED") != "whole":
-    keep = itertools.cycle([True, False])
-    CONTENTS["parts"] = [part | {"chapters": [*lighten(part["chapters"], keep)]} for part in CONTENTS["parts"]]
-PAGES = [page for _, some in pdf.contents(CONTENTS) for page in some]
+WITHOUT = [] if os.environ.get("PRINTED") == "whole" else [page for page in site_pages if re.match(r"notebooks/[1-8]\d_", page)][1::2]
+CONTENTS = pdf.contents(WITHOUT)
+PAGES = [page for _, some in CONTENTS for page in some]
 NOTEBOOKS = [page for page in PAGES if page.startswith("notebooks/")]
 FOREIGN = re.compile("[\0\u2e80-\uffff\U00010000-\U0010ffff]")  # what comes from fonts for emoji and Chinese, and what PDFium makes of it
 
@@ -87,17 +75,9 @@ def read_pages(file):
 
 
 @pytest.fixture(scope="module")
-def toc(tmp_path_factory):
-    """The contents of what is printed here."""
-    file = tmp_path_factory.mktemp("toc") / "_toc.yml"
-    file.write_text(yaml.safe_dump(CONTENTS, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
-def whole(browser, site, toc):  # noqa: F811
+def whole(browser, site):  # noqa: F811
     """The book as one page of HTML, its page numbers still to be filled in."""
-    return pdf.assemble(site, toc)
+    return pdf.assemble(site, WITHOUT)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +88,12 @@ def first(browser, site, whole, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def file(site, toc, first, tmp_path_factory):  # noqa: F811
+def file(site, first, tmp_path_factory):  # noqa: F811
     """The PDF, as `make pdf` makes it where there is an older one, whose page numbers it tries first."""
     file = tmp_path_factory.mktemp("pdf") / "new" / "book.pdf"
     file.parent.mkdir()
     shutil.copy(first[0], file)
-    done = subprocess.run([sys.executable, TOOL, "--site", site, "--toc", toc, "--out", file], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, TOOL, "--site", site, "--out", file, "--without", *WITHOUT], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert os.listdir(file.parent) == ["book.pdf"] and file.as_uri() in done.stdout
     return file
@@ -183,7 +163,7 @@ def test_every_page_of_the_book_is_in_it_in_order(site, reader):
     """... with all its headings, under its part."""
     [*wanted] = itertools.chain.from_iterable(look(site, page)[0] for page in PAGES)
     found = outline(reader)
-    parts = [part["caption"] for part in CONTENTS["parts"] if part.get("caption")]
+    parts = [caption for caption, _ in CONTENTS if caption]
     assert [title for title, level, _ in found if level == 0] == ["Contents", CONFIG["title"], *parts, "Solutions"]
     start = [title for title, _, _ in found].index("Solutions")
     assert [title for title, _, _ in found[1:start] if title not in parts] == wanted
@@ -205,7 +185,7 @@ def test_the_page_numbers_of_the_contents_hold(site, reader, texts):
     """Each line of the contents names the page on which its heading stands, and leads there."""
     first = min(page for _, _, page in outline(reader)[1:])
     places = {(squeeze(title), page) for title, _, page in outline(reader)}
-    captions = {part.get("caption") for part in CONTENTS["parts"]}  # "Week 12" is no line with a page
+    captions = {caption for caption, _ in CONTENTS}  # "Week 12" is no line with a page
     lines = [re.fullmatch(r"(.*\S) (\d+)", line) for text in texts[1:first - 1] for line in text.splitlines() if line not in captions]
     lines = [(squeeze(line[1]), int(line[2])) for line in lines if line and int(line[2]) >= first]
     links = [link.get_object()["/Dest"].removeprefix("/") for page in reader.pages[1:first - 1] for link in page["/Annots"]]

@@ -29,13 +29,16 @@ PATIENCE = 600  # seconds: hundreds of pages and pictures load slowly on a busy 
 OLDEST = 131  # the first version that prints running heads and page numbers from style sheets
 
 
-def contents(toc):
-    """The parts of _toc.yml, each with its pages: [(caption, [page, …]), …]; the root is a part without a caption."""
+def contents(without=()):
+    """The parts of _toc.yml, each with its pages, but for those that are not wanted: [(caption, [page, …]), …]; the root is a part without a caption."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+
     def walk(entries):
         for entry in entries:
             yield entry["file"]
             yield from walk(entry.get("sections", []))
-    return [(None, [toc["root"]])] + [(part.get("caption"), list(walk(part["chapters"]))) for part in toc["parts"]]
+    parts = [(None, [toc["root"]])] + [(part.get("caption"), [page for page in walk(part["chapters"]) if page not in without]) for part in toc["parts"]]
+    return [(caption, pages) for caption, pages in parts if pages]
 
 
 def name(page, anchor=""):
@@ -115,10 +118,10 @@ def edition():
     return version, datetime.date.fromisoformat(date or yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["date-released"])
 
 
-def assemble(site, toc=ROOT / "_toc.yml"):
-    """The whole book as one HTML page, for a server whose root is `site`; page numbers are still to be filled in."""
+def assemble(site, without=()):
+    """The book, but for the pages that are not wanted, as one HTML page, for a server whose root is `site`; page numbers are still to be filled in."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    parts = contents(yaml.safe_load(toc.read_text(encoding="utf-8")))
+    parts = contents(without)
     pages = [page for _, some in parts for page in some]
     missing = [page for page in pages if not (site / f"{page}.html").exists()]
     if missing:
@@ -285,10 +288,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site", type=pathlib.Path, default=ROOT / "_build" / "html", help="the folder of built pages (_build/html)")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "_build" / "pdf" / NAME, help=f"where to write the PDF (_build/pdf/{NAME})")
-    parser.add_argument("--toc", type=pathlib.Path, default=ROOT / "_toc.yml", help="the contents, where only some of those pages are wanted (_toc.yml)")
+    parser.add_argument("--without", nargs="*", default=[], metavar="PAGE", help="pages of _toc.yml to leave out, such as notebooks/11_surprise")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
-    text = assemble(options.site, options.toc)
+    text = assemble(options.site, options.without)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draft = options.out.with_suffix(".new")
     with sync_playwright() as playwright:
