@@ -84,10 +84,9 @@ class Scoreboard(Directive):
 
 
 def bugs(results):
-    """The rows of the bug matrix in the order of the notebooks, those that most questions catch first: dicts of bug, questions (a list of names) and notebook."""
-    rows = [{"bug": entry["about"]["bug"], "questions": [] if entry["about"]["caught by"] == "nothing" else entry["about"]["caught by"].split(", "), "notebook": entry["notebook"]}
-            for entry in results.values() if "bug" in entry.get("about", {})]
-    return sorted(rows, key=lambda row: (row["notebook"], -len(row["questions"]), row["bug"]))
+    """The rows of the bug matrix in the order of the notebooks, those that most questions catch first: dicts of what the description says, value (how many catch it) and notebook."""
+    rows = [entry["about"] | {key: entry[key] for key in ("value", "notebook")} for entry in results.values() if "bug" in entry.get("about", {})]
+    return sorted(rows, key=lambda row: (row["notebook"], -row["value"], row["bug"]))
 
 
 class BugMatrix(Directive):
@@ -95,8 +94,8 @@ class BugMatrix(Directive):
 
     def run(self):
         rows = bugs(read_record(self, "results.json"))
-        missed = sum(not row["questions"] for row in rows)
-        table = make_table(["Bug", "Caught by", "Notebook"], [[row["bug"], ", ".join(row["questions"]) or "nothing", link(f"notebooks/{row['notebook']}", row["notebook"])] for row in rows], (24, 56, 20))
+        missed = sum(row["value"] == 0 for row in rows)
+        table = make_table(["Bug", "Caught by", "Notebook"], [[row["bug"], row["caught by"], link(f"notebooks/{row['notebook']}", row["notebook"])] for row in rows], (24, 56, 20))
         return [nodes.paragraph(text=f"{len(rows)} bugs, of which {len(rows) - missed} are caught by a question or more, and {missed} by none:"), table]
 
 
