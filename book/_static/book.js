@@ -2,5 +2,6 @@
 // own sidebars slide for a quarter of a second, and on a busy machine it measures while they do. So it is told whenever the text's width changes.
 addEventListener("DOMContentLoaded", () => {
   const article = document.querySelector(".bd-article");
-  if (article) new ResizeObserver(() => dispatchEvent(new Event("resize"))).observe(article);
+  let width;
+  if (article) new ResizeObserver(() => { if (width !== (width = article.clientWidth)) dispatchEvent(new Event("resize")) }).observe(article);
 });
