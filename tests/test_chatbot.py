@@ -19,11 +19,10 @@ from hypothesis import given, settings, strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from scipy import stats
-from tokenizers import Tokenizer
 
 from practitioner.cache import CachedLM, CachedSteps
 from practitioner.chat import Dialect, prompt, template
-from practitioner.chatbot import (answer, any_of, as_taught, blocked_at, blocked_phrases, chance, Chatbot, Checked, draw_at, export_to_hub, fixed_answer,
+from practitioner.chatbot import (answer, any_of, as_taught, blocked_at, blocked_phrases, chance, chat_tokenizer, Chatbot, Checked, draw_at, export_to_hub, fixed_answer,
                                   goes_round, help_text, learn_chats, load_chatbot, load_rules, obey, phrase_hash, rare_details, read_chats, readable,
                                   replies_at_once, save_conversation, TerminalChat, turn_ends)
 from practitioner.corpus import DETAILS, load_corpus, mask, parse, SELF_HARM, SEXUAL
@@ -107,7 +106,7 @@ def test_what_is_never_said_has_all_that_left_the_corpus():
 
 
 def test_the_rules_are_those_of_the_chapters_before():
-    rule, dialect = RULES["decoding"], template(Tokenizer.from_file(str(ROOT / "data" / "lstm" / "bpe-4096.json")))
+    rule, dialect = RULES["decoding"], template(chat_tokenizer())
     assert rule["top_p"] == CHAT.top_p and Decoding(rule["temperature"], top_p=rule["top_p"]).temperature <= 1
     assert RULES["template"]["before_text"] == " " and dialect.turn(0, "x")[1][:-1] == dialect.encode(" x")
     assert len(RULES["template"]) == 4 and "<|end|>" in RULES["template"].values()

@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from practitioner.book import machine, versions, write_atomically  # noqa: E402
 from practitioner.cache import Cache, CachedLM, CachedSteps, fork  # noqa: E402
 from practitioner.chat import as_typed, begin_chat, in_letters, prompt, reply, reply_bits, template  # noqa: E402
+from practitioner.chatbot import chat_tokenizer  # noqa: E402
 from practitioner.corpus import load_corpus  # noqa: E402
 from practitioner.scaling import load_quantised  # noqa: E402
 
@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--choices", type=int, default=300, help="contexts in which one of the candidates is to be chosen (300)")
     parser.add_argument("--replies", type=int, default=200, help="contexts in which a reply is written (200)")
     arguments = parser.parse_args()
-    started, tokenizer = time.perf_counter(), Tokenizer.from_file(str(DATA / "lstm" / "bpe-4096.json"))
+    started, tokenizer = time.perf_counter(), chat_tokenizer()
     conversations = [conversation.turns for conversation in load_corpus().test]
     released, typed, chat = (load_quantised(DATA / folder / f"{name}.safetensors") for folder, name in (("scaling", "released"), ("chat", "typed"), ("chat", "chat")))
     letters, lines, roles = in_letters(tokenizer), as_typed(tokenizer), template(tokenizer)
